@@ -1,0 +1,161 @@
+//! The backend's calls, each to the module that has it.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+
+use super::comm::{Comm, Window};
+use super::device::{self, Device};
+use super::fence::Fence;
+use super::memory::{self, Plain, Segment};
+use super::{Cuda, NAME, capture, collective};
+use crate::backend::call::Call;
+use crate::backend::driver::{Access, Driver, Seat, Split};
+use crate::error::Result;
+use crate::scope::routing::Routing;
+
+impl Driver for Cuda {
+    const NAME: &'static str = NAME;
+
+    type Options = ();
+    type Device = Device;
+    type Stream = Arc<CudaStream>;
+    type Segment = Segment;
+    type Plain = Plain;
+    type Comm = Comm;
+    type Window = Window;
+    type Fence = Fence;
+
+    fn routing<R>(f: impl FnOnce(&Routing<Self>) -> R) -> Option<R> {
+        thread_local!(static ROUTING: Routing<Cuda> = const { Routing::new() });
+        ROUTING.try_with(f).ok()
+    }
+
+    fn open(seat: &Seat, (): &()) -> Result<Device> {
+        Device::open(seat)
+    }
+
+    fn describe(device: &Device) -> String {
+        format!("cuda:{}", device.context.ordinal())
+    }
+
+    fn new_stream(device: &Device) -> Result<Self::Stream> {
+        device.new_stream()
+    }
+
+    fn same_stream(a: &Self::Stream, b: &Self::Stream) -> bool {
+        a == b
+    }
+
+    fn stream_on(device: &Device, stream: &Self::Stream) -> bool {
+        *stream.context() == device.context
+    }
+
+    fn wait_stream(stream: &Self::Stream, on: &Self::Stream) -> Result<()> {
+        device::wait(stream, on)
+    }
+
+    fn synchronize(stream: &Self::Stream) -> Result<()> {
+        device::synchronize(stream)
+    }
+
+    fn alloc_segment(device: &Device, bytes: u64) -> Result<Segment> {
+        memory::alloc_segment(device, bytes)
+    }
+
+    fn segment_base(segment: &Segment) -> u64 {
+        segment.base
+    }
+
+    fn free_segment(device: &Device, segment: Segment) -> Result<()> {
+        memory::free_segment(device, segment)
+    }
+
+    fn alloc_plain(stream: &Self::Stream, bytes: u64) -> Result<Plain> {
+        Plain::alloc(stream, bytes)
+    }
+
+    fn plain_base(plain: &Plain) -> u64 {
+        plain.base()
+    }
+
+    unsafe fn upload(stream: &Self::Stream, dst: u64, src: &[u8]) -> Result<()> {
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { memory::upload(stream, dst, src) }
+    }
+
+    unsafe fn download(stream: &Self::Stream, src: u64, dst: &mut [u8]) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { memory::download(stream, src, dst) }
+    }
+
+    unsafe fn copy(stream: &Self::Stream, dst: u64, src: u64, bytes: u64) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { memory::copy(stream, dst, src, bytes) }
+    }
+
+    unsafe fn zero(stream: &Self::Stream, dst: u64, bytes: u64) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { memory::zero(stream, dst, bytes) }
+    }
+
+    unsafe fn fence(owner: &Self::Stream, addr: u64, bytes: u64) -> Result<Fence> {
+        // SAFETY: as above.
+        unsafe { Fence::new(owner, addr, bytes) }
+    }
+
+    fn fence_before(fence: &Fence, stream: &Self::Stream, _: Access) -> Result<()> {
+        fence.before(stream)
+    }
+
+    fn fence_after(fence: &Fence, stream: &Self::Stream, _: Access) -> Result<()> {
+        fence.after(stream)
+    }
+
+    fn connect(device: &Device, seat: &Seat) -> Result<Comm> {
+        Comm::connect(device, seat)
+    }
+
+    fn split(device: &Device, parent: &Comm, split: &Split) -> Result<Comm> {
+        Comm::split(device, parent, split)
+    }
+
+    fn destroy(device: &Device, comm: Comm) -> Result<()> {
+        comm.destroy(device)
+    }
+
+    fn version(comm: &Comm) -> u32 {
+        comm.version()
+    }
+
+    fn register(device: &Device, comm: &Comm, segment: &Segment) -> Result<Option<Window>> {
+        comm.register(device, segment)
+    }
+
+    fn deregister(device: &Device, comm: &Comm, window: Window) -> Result<()> {
+        comm.deregister(device, window)
+    }
+
+    fn symmetric_kernels(device: &Device, comm: &Comm, segment: &Segment) -> Result<bool> {
+        capture::symmetric_kernels(device, comm, segment)
+    }
+
+    fn window_handle(window: &Window) -> *mut c_void {
+        window.as_raw()
+    }
+
+    fn peer_address(comm: &Comm, window: &Window, offset: u64, peer: usize) -> Result<Option<u64>> {
+        comm.peer_address(window, offset, peer)
+    }
+
+    unsafe fn launch(
+        device: &Device,
+        comm: &Comm,
+        stream: &Self::Stream,
+        calls: &[Call],
+    ) -> Result<()> {
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { collective::launch(device, comm, stream, calls) }
+    }
+}

@@ -1,0 +1,176 @@
+//! Segments, ordinary memory, and copies.
+
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result, sys};
+
+use super::capture::Relaxed;
+use super::device::{BIND, Device, out_of_memory, stream_error};
+use super::nccl_sys::UNHANDLED_CUDA_ERROR;
+use crate::error::{Error, Result};
+
+/// One `ncclMemAlloc`. Given back by [`free_segment`] alone, because only the pool knows when its
+/// last window is gone.
+#[derive(Debug)]
+pub struct Segment {
+    pub(super) base: u64,
+    pub(super) bytes: u64,
+}
+
+/// Ordinary memory; cudarc frees it behind the work of its stream.
+#[derive(Debug)]
+pub struct Plain {
+    base: u64,
+    _memory: CudaSlice<u8>,
+}
+
+pub(super) fn alloc_segment(device: &Device, bytes: u64) -> Result<Segment> {
+    device.bind()?;
+    let _relaxed = Relaxed::enter(device)?;
+    let mut base = ptr::null_mut();
+    // SAFETY: the pointer is to a live variable.
+    let code = unsafe { (device.nccl.ncclMemAlloc)(&mut base, bytes as usize) };
+    if code == UNHANDLED_CUDA_ERROR {
+        // NCCL keeps the driver's code to itself.
+        let (free, _total) = device
+            .context
+            .mem_get_info()
+            .map_err(|error| device.error("cuMemGetInfo", error))?;
+        if bytes > free as u64 {
+            return Err(Error::OutOfMemory {
+                rank: device.rank,
+                need: bytes,
+                what: "a segment (ncclMemAlloc)".into(),
+            });
+        }
+    }
+    device.check("ncclMemAlloc", code)?;
+    let segment = Segment {
+        base: base as u64,
+        bytes,
+    };
+    if let Err(error) = exportable(base) {
+        free_segment(device, segment)?;
+        let why = "ncclMemAlloc fell back to cudaMalloc, whose memory no window can cover: unset NCCL_CUMEM_ENABLE=0, and see that the driver has \
+                   virtual memory management";
+        return Err(match error.0 {
+            sys::CUresult::CUDA_ERROR_INVALID_VALUE => Error::Unsupported {
+                what: "symmetric memory",
+                why: why.into(),
+            },
+            _ => device.error("cuMemRetainAllocationHandle", error),
+        });
+    }
+    Ok(segment)
+}
+
+/// Whether the memory is a mapping of a handle that peers can be given.
+fn exportable(base: *mut c_void) -> Result<(), DriverError> {
+    let mut handle = Default::default();
+    // SAFETY: the pointer is to a live variable; the handle is given back at once.
+    unsafe {
+        sys::cuMemRetainAllocationHandle(&mut handle, base).result()?;
+        sys::cuMemRelease(handle).result()
+    }
+}
+
+pub(super) fn free_segment(device: &Device, segment: Segment) -> Result<()> {
+    if !device.bind_to_release()? {
+        return Ok(());
+    }
+    let _relaxed = Relaxed::enter(device)?;
+    // SAFETY: the segment is ncclMemAlloc's, owned and therefore freed once; the caller vouches
+    // that nothing uses it.
+    device.check("ncclMemFree", unsafe {
+        (device.nccl.ncclMemFree)(segment.base as *mut c_void)
+    })
+}
+
+impl Plain {
+    pub(super) fn alloc(stream: &Arc<CudaStream>, bytes: u64) -> Result<Self> {
+        // SAFETY: bytes of any value are valid bytes.
+        let memory =
+            unsafe { stream.alloc::<u8>(bytes as usize) }.map_err(|error| match error.0 {
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                    out_of_memory(stream, bytes, "ordinary memory")
+                }
+                _ => stream_error(stream, "cuMemAllocAsync", error),
+            })?;
+        let base = memory.device_ptr(stream).0;
+        Ok(Self {
+            base,
+            _memory: memory,
+        })
+    }
+
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+}
+
+/// Runs a call of the driver on the stream, its context current.
+fn on(
+    stream: &CudaStream,
+    call: &'static str,
+    run: impl FnOnce() -> Result<(), DriverError>,
+) -> Result<()> {
+    stream
+        .context()
+        .bind_to_thread()
+        .map_err(|error| stream_error(stream, BIND, error))?;
+    run().map_err(|error| stream_error(stream, call, error))
+}
+
+/// # Safety
+/// As for `Driver::upload`.
+pub(super) unsafe fn upload(stream: &CudaStream, dst: u64, src: &[u8]) -> Result<()> {
+    // SAFETY: the caller vouches for `dst`. The driver stages pageable memory before it returns;
+    // other memory is waited for below.
+    on(stream, "cuMemcpyHtoDAsync", || unsafe {
+        result::memcpy_htod_async(dst, src, stream.cu_stream())
+    })?;
+    match is_pinned(src) {
+        true => super::device::synchronize(stream),
+        false => Ok(()),
+    }
+}
+
+/// Whether the driver knows the memory, and would therefore read it after a copy from it returned.
+fn is_pinned(src: &[u8]) -> bool {
+    let mut kind = 0u32;
+    let which = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
+    // SAFETY: the attribute is an unsigned integer; any address may be asked about.
+    let known =
+        unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), which, src.as_ptr() as u64) };
+    known == sys::CUresult::CUDA_SUCCESS && kind != 0
+}
+
+/// # Safety
+/// As for `Driver::download`.
+pub(super) unsafe fn download(stream: &CudaStream, src: u64, dst: &mut [u8]) -> Result<()> {
+    // SAFETY: the caller vouches for `src`; `dst` is borrowed until the copy is done.
+    on(stream, "cuMemcpyDtoHAsync", || unsafe {
+        result::memcpy_dtoh_async(dst, src, stream.cu_stream())
+    })?;
+    super::device::synchronize(stream)
+}
+
+/// # Safety
+/// As for `Driver::copy`.
+pub(super) unsafe fn copy(stream: &CudaStream, dst: u64, src: u64, bytes: u64) -> Result<()> {
+    // SAFETY: the caller vouches for both ranges.
+    on(stream, "cuMemcpyDtoDAsync", || unsafe {
+        result::memcpy_dtod_async(dst, src, bytes as usize, stream.cu_stream())
+    })
+}
+
+/// # Safety
+/// As for `Driver::zero`.
+pub(super) unsafe fn zero(stream: &CudaStream, dst: u64, bytes: u64) -> Result<()> {
+    // SAFETY: the caller vouches for the range.
+    on(stream, "cuMemsetD8Async", || unsafe {
+        result::memset_d8_async(dst, 0, bytes as usize, stream.cu_stream())
+    })
+}

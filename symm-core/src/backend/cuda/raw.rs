@@ -1,0 +1,43 @@
+//! Groups over NCCL communicators that somebody else made, and the way back.
+
+use std::ffi::c_void;
+
+use super::Cuda;
+use super::comm::Comm;
+use crate::error::Result;
+use crate::group::tag::GroupTag;
+use crate::{Group, World};
+
+impl<G: GroupTag> Group<G, Cuda> {
+    /// A group over an existing communicator, for programs that have their own. The communicator
+    /// stays theirs: dropping the group deregisters its windows and no more.
+    /// [`members`](Group::members) numbers the ranks of the communicator, since it knows no world
+    /// ranks.
+    ///
+    /// # Safety
+    /// `comm` is a blocking `ncclComm_t` of the NCCL that this process loaded ([`Cuda::probe`]
+    /// names the file), on this rank's device. It outlives the group and every buffer of it, and
+    /// nobody else calls NCCL with it at the same time, nor registers memory of this crate with it.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for a communicator on another device;
+    /// [`Error::Backend`](crate::Error::Backend).
+    pub unsafe fn from_raw(world: &World<Cuda>, comm: *mut c_void) -> Result<Self> {
+        // SAFETY: the caller vouches for the communicator.
+        let comm = unsafe { Comm::adopt(world.raw_device(), comm) }?;
+        let (rank, size) = (comm.rank(), comm.size());
+        Ok(world.adopt(comm, rank, size))
+    }
+
+    /// The group's `ncclComm_t`, for calls that this crate does not have. Valid while the group
+    /// lives.
+    ///
+    /// Calls with it are the caller's to order with this crate's: one thread at a time, the same on
+    /// all ranks, and no registration or destruction.
+    ///
+    /// # Errors
+    /// Never while a handle of the group is alive.
+    pub fn as_raw(&self) -> Result<*mut c_void> {
+        self.core().comm().map(Comm::as_raw)
+    }
+}

@@ -1,0 +1,276 @@
+//! Injected faults: what goes wrong at which call of which rank.
+
+use std::array;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::rendezvous::Rendezvous;
+
+/// Something that goes wrong on one rank, once.
+///
+/// ```
+/// use symm_core::host::{At, CallKind, Fault, What};
+///
+/// // The 40th call of rank 0 fails; the second registration of rank 1 hangs.
+/// let faults = [Fault::new(0, At::Nth(40), What::Fail), Fault::new(1, At::Call(CallKind::Register, 2), What::Hang)];
+/// assert_eq!(faults[1].at, At::Call(CallKind::Register, 2));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The rank of the world on which it happens.
+    pub rank: usize,
+    /// The call at which it happens.
+    pub at: At,
+    /// What happens.
+    pub what: What,
+}
+
+impl Fault {
+    /// `what` happens on `rank` at `at`.
+    pub const fn new(rank: usize, at: At, what: What) -> Self {
+        Self { rank, at, what }
+    }
+}
+
+/// A call of a rank; all counts are from 1.
+///
+/// ```
+/// use symm_core::host::{At, CallKind};
+/// assert_ne!(At::Nth(1), At::Call(CallKind::Open, 1)); // the same call, named in two ways
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The n-th call of any kind.
+    Nth(u64),
+    /// The n-th call of a kind.
+    Call(CallKind, u64),
+}
+
+/// What goes wrong.
+///
+/// ```
+/// use std::time::Duration;
+/// let slow = symm_core::host::What::Delay(Duration::from_millis(20));
+/// assert!(format!("{slow:?}").contains("20ms"));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The call fails, as a broken driver would, and does nothing.
+    Fail,
+    /// The call does not come back before a peer fails or the world's deadline has passed; then it
+    /// fails.
+    Hang,
+    /// A registration succeeds without giving a window, on this rank alone. Other calls are left as
+    /// they are.
+    Null,
+    /// The call takes this much longer.
+    Delay(Duration),
+    /// The call fails because the device has no memory.
+    OutOfMemory,
+}
+
+macro_rules! calls {
+    ($($(#[doc = $doc:literal])+ $kind:ident = $name:literal,)+) => {
+        /// The calls of a backend that can fail.
+        ///
+        /// ```
+        /// use symm_core::host::CallKind;
+        /// assert_eq!(CallKind::AllocSegment.name(), "alloc_segment");
+        /// ```
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum CallKind { $($(#[doc = $doc])+ $kind,)+ }
+
+        impl CallKind {
+            const COUNT: usize = [$(CallKind::$kind),+].len();
+
+            /// The call's name in messages.
+            pub const fn name(self) -> &'static str {
+                match self { $(CallKind::$kind => $name,)+ }
+            }
+        }
+    };
+}
+
+calls! {
+    /// Opening the rank's device.
+    Open = "open",
+    /// Making a stream.
+    NewStream = "new_stream",
+    /// Ordering one stream behind another.
+    WaitStream = "wait_stream",
+    /// Waiting for a stream.
+    Synchronize = "synchronize",
+    /// `ncclMemAlloc`.
+    AllocSegment = "alloc_segment",
+    /// `ncclMemFree`.
+    FreeSegment = "free_segment",
+    /// Allocating ordinary memory.
+    AllocPlain = "alloc_plain",
+    /// Copying to the device.
+    Upload = "upload",
+    /// Copying from the device.
+    Download = "download",
+    /// Copying on the device.
+    Copy = "copy",
+    /// Writing zeros.
+    Zero = "zero",
+    /// Making a fence, or ordering a stream by one.
+    Fence = "fence",
+    /// Making the communicator of all ranks.
+    Connect = "connect",
+    /// `ncclCommSplit`.
+    Split = "split",
+    /// `ncclCommDestroy`.
+    Destroy = "destroy",
+    /// `ncclCommWindowRegister`.
+    Register = "register",
+    /// `ncclCommWindowDeregister`.
+    Deregister = "deregister",
+    /// Finding out whether symmetric kernels are in use.
+    SymmetricKernels = "symmetric_kernels",
+    /// Enqueuing collectives.
+    Launch = "launch",
+}
+
+/// How a call goes on after its faults were looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Real,
+    Null,
+}
+
+/// One rank's calls: counted, and faulted.
+#[derive(Debug)]
+pub(super) struct Calls {
+    rank: usize,
+    deadline: Duration,
+    rendezvous: Arc<Rendezvous>,
+    faults: Box<[Fault]>,
+    all: AtomicU64,
+    kinds: [AtomicU64; CallKind::COUNT],
+}
+
+impl Calls {
+    pub(super) fn new(rendezvous: &Arc<Rendezvous>, deadline: Duration, faults: &[Fault]) -> Self {
+        let rank = rendezvous.rank();
+        Self {
+            rank,
+            deadline,
+            rendezvous: Arc::clone(rendezvous),
+            faults: faults
+                .iter()
+                .filter(|fault| fault.rank == rank)
+                .copied()
+                .collect(),
+            all: AtomicU64::new(0),
+            kinds: array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// Calls so far.
+    pub(super) fn count(&self) -> u64 {
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// The first line of every call that can fail.
+    pub(super) fn enter(&self, kind: CallKind) -> Result<Outcome> {
+        let nth = self.all.fetch_add(1, Ordering::Relaxed) + 1;
+        let of_kind = self.kinds[kind as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        let mut outcome = Outcome::Real;
+        let here = |at: At| at == At::Nth(nth) || at == At::Call(kind, of_kind);
+        for fault in self.faults.iter().filter(|fault| here(fault.at)) {
+            match fault.what {
+                What::Fail => {
+                    let text = format!("injected fault, call {nth} of the rank").into();
+                    return Err(Error::Backend {
+                        rank: self.rank,
+                        call: kind.name(),
+                        code: 1,
+                        text,
+                    });
+                }
+                What::OutOfMemory => {
+                    let what =
+                        format!("{} (injected fault, call {nth} of the rank)", kind.name()).into();
+                    return Err(Error::OutOfMemory {
+                        rank: self.rank,
+                        need: 0,
+                        what,
+                    });
+                }
+                What::Hang => return Err(self.hang(kind, nth)),
+                What::Null => outcome = Outcome::Null,
+                What::Delay(time) => std::thread::sleep(time),
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// A call that hangs is released by the failure of a peer, or gives up.
+    fn hang(&self, kind: CallKind, nth: u64) -> Error {
+        let start = Instant::now();
+        self.rendezvous
+            .wait_failure(self.deadline)
+            .unwrap_or_else(|| Error::Timeout {
+                rank: self.rank,
+                missing: Box::default(),
+                what: format!("{} (injected hang, call {nth} of the rank)", kind.name()).into(),
+                after: start.elapsed(),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(faults: &[Fault]) -> (Calls, Vec<Rendezvous>) {
+        let mut ends = Rendezvous::threads(2);
+        let end = Arc::new(ends.remove(0));
+        (Calls::new(&end, Duration::from_millis(30), faults), ends)
+    }
+
+    #[test]
+    fn faults_hit_the_named_call_of_the_named_rank() {
+        let (calls, _peers) = calls(&[
+            Fault::new(0, At::Nth(2), What::Fail),
+            Fault::new(0, At::Call(CallKind::Copy, 2), What::OutOfMemory),
+            Fault::new(1, At::Nth(1), What::Fail),
+            Fault::new(0, At::Call(CallKind::Register, 1), What::Null),
+        ]);
+        assert_eq!(calls.enter(CallKind::Copy).unwrap(), Outcome::Real);
+        assert!(matches!(
+            calls.enter(CallKind::Zero),
+            Err(Error::Backend {
+                rank: 0,
+                call: "zero",
+                ..
+            })
+        ));
+        assert!(matches!(
+            calls.enter(CallKind::Copy),
+            Err(Error::OutOfMemory { .. })
+        ));
+        assert_eq!(calls.enter(CallKind::Register).unwrap(), Outcome::Null);
+        assert_eq!(calls.count(), 4);
+    }
+
+    #[test]
+    fn a_hang_ends_at_the_deadline_or_with_the_failure_of_a_peer() {
+        let hang = Fault::new(0, At::Nth(1), What::Hang);
+        assert!(matches!(
+            calls(&[hang]).0.enter(CallKind::Launch),
+            Err(Error::Timeout { rank: 0, .. })
+        ));
+        let (calls, peers) = calls(&[hang]);
+        peers[0].fail("gone");
+        assert!(matches!(
+            calls.enter(CallKind::Launch),
+            Err(Error::PeerFailed { rank: 1, .. })
+        ));
+    }
+}

@@ -1,0 +1,280 @@
+//! The strict backend without a GPU: ranks are threads or processes, memory is host memory, and
+//! what NCCL does silently wrong is an error.
+//!
+//! - Each rank's device has one engine thread that does all its work. Streams are queues, run as
+//!   late as possible and in an order that a seed chooses, so an event that is missing shows as
+//!   wrong data.
+//! - Addresses are virtual: they differ from rank to rank and are never used twice, so an overrun
+//!   or a use after free is an error at the first byte.
+//! - Collectives move real data through the world's rendezvous, compare what all ranks called, and
+//!   hold to NCCL's rules for windows.
+//! - An error of queued work ends the device, as on a GPU: the next calls return it, and the peers
+//!   are told.
+//! - [`Options`] choose the seed, the memory, the NCCL version whose rules hold, and faults.
+
+mod collective;
+mod comm;
+mod count;
+mod device;
+mod engine;
+mod fault;
+mod header;
+mod kernel;
+mod memory;
+mod options;
+mod queue;
+mod reduce;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use count::calls;
+pub use fault::{At, CallKind, Fault, What};
+pub use kernel::launch;
+use memory::Memory;
+pub use options::Options;
+pub use stream::HostStream;
+
+use super::Backend;
+use super::call::Call;
+use super::driver::{Access, Driver, Seat, Split};
+use crate::error::{Error, Result};
+use crate::scope::routing::Routing;
+use comm::{Comm, Segment, Window};
+use device::Device;
+use fault::Outcome;
+use stream::{Fence, Plain};
+
+/// Ranks without GPUs: the same programs, and errors where NCCL is silent. What users test their
+/// own layers with.
+///
+/// ```
+/// use symm_core::{Host, World};
+///
+/// let ranks = World::<Host>::run(4, |world| Ok(world.rank()))?;
+/// assert_eq!(ranks, [0, 1, 2, 3]);
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Host;
+
+impl Backend for Host {}
+
+thread_local! {
+    static ROUTING: Routing<Host> = const { Routing::new() };
+}
+
+impl Driver for Host {
+    const NAME: &'static str = "host";
+
+    type Options = Options;
+    type Device = Device;
+    type Stream = HostStream;
+    type Segment = Segment;
+    type Plain = Plain;
+    type Comm = Comm;
+    type Window = Window;
+    type Fence = Fence;
+
+    fn routing<R>(f: impl FnOnce(&Routing<Self>) -> R) -> Option<R> {
+        ROUTING.try_with(f).ok()
+    }
+
+    fn open(seat: &Seat, options: &Options) -> Result<Device> {
+        Device::open(seat, options)
+    }
+
+    fn describe(device: &Device) -> String {
+        format!("host:{}", device.shared().rank())
+    }
+
+    fn new_stream(device: &Device) -> Result<HostStream> {
+        enter(device, CallKind::NewStream)?;
+        HostStream::new(device.shared())
+    }
+
+    fn same_stream(a: &HostStream, b: &HostStream) -> bool {
+        a.same(b)
+    }
+
+    fn stream_on(device: &Device, stream: &HostStream) -> bool {
+        Arc::ptr_eq(device.shared(), stream.device())
+    }
+
+    fn wait_stream(stream: &HostStream, on: &HostStream) -> Result<()> {
+        enter_on(stream, CallKind::WaitStream)?;
+        stream.wait_stream(on)
+    }
+
+    fn synchronize(stream: &HostStream) -> Result<()> {
+        enter_on(stream, CallKind::Synchronize)?;
+        stream.synchronize()
+    }
+
+    fn alloc_segment(device: &Device, bytes: u64) -> Result<Segment> {
+        enter(device, CallKind::AllocSegment)?;
+        Segment::new(device.shared(), bytes)
+    }
+
+    fn segment_base(segment: &Segment) -> u64 {
+        segment.base()
+    }
+
+    fn free_segment(device: &Device, segment: Segment) -> Result<()> {
+        enter(device, CallKind::FreeSegment)?;
+        segment.free(device.shared())
+    }
+
+    fn alloc_plain(stream: &HostStream, bytes: u64) -> Result<Plain> {
+        enter_on(stream, CallKind::AllocPlain)?;
+        Plain::new(stream, bytes)
+    }
+
+    fn plain_base(plain: &Plain) -> u64 {
+        plain.base()
+    }
+
+    unsafe fn upload(stream: &HostStream, dst: u64, src: &[u8]) -> Result<()> {
+        enter_on(stream, CallKind::Upload)?;
+        let src = src.to_vec();
+        stream.submit(
+            "upload",
+            Box::new(move |memory| {
+                memory
+                    .bytes_mut(dst, src.len() as u64)?
+                    .copy_from_slice(&src);
+                Ok(())
+            }),
+        )
+    }
+
+    unsafe fn download(stream: &HostStream, src: u64, dst: &mut [u8]) -> Result<()> {
+        enter_on(stream, CallKind::Download)?;
+        let (read, len) = (Arc::new(Mutex::new(Vec::new())), dst.len() as u64);
+        let written = Arc::clone(&read);
+        stream.submit(
+            "download",
+            Box::new(move |memory| {
+                *written.lock().unwrap_or_else(PoisonError::into_inner) =
+                    memory.bytes(src, len)?.to_vec();
+                Ok(())
+            }),
+        )?;
+        stream.synchronize()?;
+        dst.copy_from_slice(&read.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
+    }
+
+    unsafe fn copy(stream: &HostStream, dst: u64, src: u64, bytes: u64) -> Result<()> {
+        enter_on(stream, CallKind::Copy)?;
+        stream.submit(
+            "copy",
+            Box::new(move |memory| {
+                let (from, to) = memory.views(&[(src, bytes)], &[(dst, bytes)])?;
+                to.into_iter()
+                    .zip(from)
+                    .for_each(|(to, from)| to.copy_from_slice(from));
+                Ok(())
+            }),
+        )
+    }
+
+    unsafe fn zero(stream: &HostStream, dst: u64, bytes: u64) -> Result<()> {
+        enter_on(stream, CallKind::Zero)?;
+        stream.submit(
+            "zero",
+            Box::new(move |memory| {
+                memory.bytes_mut(dst, bytes)?.fill(0);
+                Ok(())
+            }),
+        )
+    }
+
+    unsafe fn fence(owner: &HostStream, _addr: u64, _bytes: u64) -> Result<Fence> {
+        enter_on(owner, CallKind::Fence)?;
+        Ok(Fence::new(owner))
+    }
+
+    fn fence_before(fence: &Fence, stream: &HostStream, access: Access) -> Result<()> {
+        enter_on(stream, CallKind::Fence)?;
+        fence.before(stream, access)
+    }
+
+    fn fence_after(fence: &Fence, stream: &HostStream, access: Access) -> Result<()> {
+        enter_on(stream, CallKind::Fence)?;
+        fence.after(stream, access);
+        Ok(())
+    }
+
+    fn connect(device: &Device, seat: &Seat) -> Result<Comm> {
+        enter(device, CallKind::Connect)?;
+        Comm::connect(&device.shared().options, seat)
+    }
+
+    fn split(device: &Device, parent: &Comm, split: &Split) -> Result<Comm> {
+        enter(device, CallKind::Split)?;
+        parent.split(split)
+    }
+
+    fn destroy(device: &Device, comm: Comm) -> Result<()> {
+        enter(device, CallKind::Destroy)?;
+        comm.destroy()
+    }
+
+    fn version(comm: &Comm) -> u32 {
+        comm.version()
+    }
+
+    fn register(device: &Device, comm: &Comm, segment: &Segment) -> Result<Option<Window>> {
+        let outcome = enter(device, CallKind::Register)?;
+        comm.register(segment, outcome)
+    }
+
+    fn deregister(device: &Device, comm: &Comm, window: Window) -> Result<()> {
+        enter(device, CallKind::Deregister)?;
+        comm.deregister(&window)
+    }
+
+    fn symmetric_kernels(device: &Device, comm: &Comm, segment: &Segment) -> Result<bool> {
+        enter(device, CallKind::SymmetricKernels)?;
+        Ok(comm.has_window(segment))
+    }
+
+    fn window_handle(window: &Window) -> *mut c_void {
+        window.handle()
+    }
+
+    fn peer_address(comm: &Comm, window: &Window, offset: u64, peer: usize) -> Result<Option<u64>> {
+        comm.peer_address(window, offset, peer)
+    }
+
+    unsafe fn launch(
+        device: &Device,
+        comm: &Comm,
+        stream: &HostStream,
+        calls: &[Call],
+    ) -> Result<()> {
+        enter(device, CallKind::Launch)?;
+        if !Self::stream_on(device, stream) {
+            let (what, found) = ("launch: the stream".into(), format!("{stream:?}").into());
+            return Err(Error::WrongDevice {
+                what,
+                found,
+                device: Self::describe(device).into(),
+            });
+        }
+        comm.launch(stream, calls)
+    }
+}
+
+/// Counts a call, and lets it fail where a fault says so.
+fn enter(device: &Device, kind: CallKind) -> Result<Outcome> {
+    device.shared().calls.enter(kind)
+}
+
+fn enter_on(stream: &HostStream, kind: CallKind) -> Result<Outcome> {
+    stream.device().calls.enter(kind)
+}

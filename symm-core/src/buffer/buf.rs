@@ -1,0 +1,263 @@
+//! `Buf`: typed memory of any place.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::bytes::{as_bytes, as_bytes_mut};
+use super::memory::Memory;
+use super::operand::{self, Operand};
+use super::plain::Plain;
+use super::symm::SymmBuf;
+use crate::Cuda;
+use crate::backend::Backend;
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::group::core::GroupCore;
+use crate::group::tag::GroupTag;
+use crate::group::world::Rank;
+use crate::pool::Position;
+use crate::scope::routing::{self, Target};
+
+/// `len` elements of device memory, wherever they are: ordinary memory outside scopes, a block of
+/// the innermost scope's arena inside one.
+///
+/// For code that does not know of groups, such as a framework's allocation hook. Not `Send` and not
+/// `Clone`; freed when it is dropped, behind the work that uses it. What a scope redirected becomes
+/// a typed buffer with [`downcast`](Buf::downcast).
+///
+/// ```
+/// use symm_core::{Buf, Host, World, groups, symm};
+/// groups! { pub Tp = "tp"; }
+///
+/// World::<Host>::run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     let ordinary: Buf<f32, Host> = Buf::zeros(4)?;
+///     assert!(!ordinary.is_symmetric());
+///     let redirected = symm!(group = tp, { Buf::<f32, Host>::zeros(4)? })?;
+///     let mut x = redirected.downcast::<Tp>().map_err(|(_, error)| error)?;
+///     tp.all_reduce_in_place(&mut x, symm_core::ReduceOp::Sum)?;
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+pub struct Buf<T: Element, B: Backend = Cuda> {
+    pub(crate) memory: Memory<B>,
+    len: usize,
+    _elements: PhantomData<T>,
+}
+
+impl<T: Element, B: Backend> Buf<T, B> {
+    fn new(len: usize, allocate: impl FnOnce(u64) -> Result<Memory<B>>) -> Result<Self> {
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .filter(|bytes| *bytes <= isize::MAX as usize);
+        let bytes = bytes.ok_or(Error::TooLarge {
+            elements: len,
+            bytes_each: size_of::<T>(),
+        })?;
+        Ok(Self {
+            memory: allocate(bytes as u64)?,
+            len,
+            _elements: PhantomData,
+        })
+    }
+
+    pub(crate) fn plain(rank: &Arc<Rank<B>>, len: usize) -> Result<Self> {
+        Self::new(len, |bytes| Memory::plain(rank, None, bytes))
+    }
+
+    pub(crate) fn of_group(group: &Arc<GroupCore<B>>, enabled: bool, len: usize) -> Result<Self> {
+        Self::new(len, |bytes| match enabled {
+            true => Memory::in_arena(group, bytes),
+            false => Memory::plain(&group.world, Some(group), bytes),
+        })
+    }
+
+    /// Shortens the buffer; its memory stays as large as it was.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Memory for `len` elements, where this thread's scopes say. Undefined contents on CUDA, zeros
+    /// on the host backend.
+    ///
+    /// # Errors
+    /// [`Error::NoWorld`] outside scopes on a thread that made no world; [`Error::OutOfMemory`],
+    /// [`Error::BudgetExceeded`], [`Error::Sealed`], [`Error::TooLarge`].
+    pub fn empty(len: usize) -> Result<Self> {
+        match routing::target::<B>()? {
+            Target::Arena(group) => Self::of_group(&group, true, len),
+            Target::Plain(rank) => Self::plain(&rank, len),
+        }
+    }
+
+    /// Memory of zeros.
+    ///
+    /// # Errors
+    /// As for [`empty`](Buf::empty).
+    pub fn zeros(len: usize) -> Result<Self> {
+        let mut buf = Self::empty(len)?;
+        buf.fill_zero()?;
+        Ok(buf)
+    }
+
+    /// Memory with a copy of `data`.
+    ///
+    /// # Errors
+    /// As for [`empty`](Buf::empty).
+    pub fn from_slice(data: &[T]) -> Result<Self> {
+        let mut buf = Self::empty(data.len())?;
+        buf.copy_from_slice(data)?;
+        Ok(buf)
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of its elements.
+    pub fn num_bytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+
+    /// The stream on which it was allocated.
+    pub fn stream(&self) -> &B::Stream {
+        self.memory.stream()
+    }
+
+    /// Its address on the rank's device. On the host backend a virtual one that only this crate
+    /// understands.
+    ///
+    /// Work that uses the address directly is not ordered with other streams by this crate.
+    pub fn address(&self) -> u64 {
+        self.memory.addr()
+    }
+
+    /// Where it lies in its arena: the same on all ranks of the group. `None` for ordinary memory.
+    ///
+    /// ```
+    /// use symm_core::{Host, Position, World, groups, symm};
+    /// groups! { pub Tp = "tp"; }
+    /// World::<Host>::run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let (x, y) = symm!(group = tp, { (tp.empty::<f32>(100)?, tp.empty::<f32>(100)?) })?;
+    ///     assert_eq!(x.position(), Some(Position { segment: 0, offset: 0 }));
+    ///     assert_eq!(y.position(), Some(Position { segment: 0, offset: 512 }));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    pub fn position(&self) -> Option<Position> {
+        self.memory.block().map(|(_, block)| block.position)
+    }
+
+    /// Whether it lies in an arena, that is in memory from `ncclMemAlloc`.
+    pub fn is_symmetric(&self) -> bool {
+        self.memory.block().is_some()
+    }
+
+    /// A copy of the elements. Waits for the work on this memory, not for other work.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] of work enqueued earlier; [`Error::Violation`] on the host backend.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        let mut elements = vec![T::default(); self.len];
+        self.memory.download(0, as_bytes_mut(&mut elements))?;
+        Ok(elements)
+    }
+
+    /// Overwrites the elements with `data`, in stream order; `data` may be changed at once.
+    ///
+    /// # Errors
+    /// [`Error::Range`] unless the lengths are equal.
+    pub fn copy_from_slice(&mut self, data: &[T]) -> Result<()> {
+        if data.len() != self.len {
+            return Err(Error::Range {
+                start: 0,
+                end: data.len(),
+                len: self.len,
+            });
+        }
+        self.memory.upload(0, as_bytes(data))
+    }
+
+    /// Overwrites the elements with those of `src`, memory of any place on this rank's device, in
+    /// stream order.
+    ///
+    /// # Errors
+    /// [`Error::Range`] unless the lengths are equal; [`Error::Overlap`]; [`Error::WrongDevice`].
+    ///
+    /// ```
+    /// use symm_core::{Buf, Host, World, plain};
+    /// World::<Host>::run(1, |world| {
+    ///     let x = world.pool().from_slice(&[1.0f32, 2.0])?;
+    ///     let mut y: Buf<f32, Host> = Buf::empty(2)?;
+    ///     y.copy_from(plain(&x))?;
+    ///     assert_eq!(y.to_vec()?, [1.0, 2.0]);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    pub fn copy_from(&mut self, src: Plain<'_, T, B>) -> Result<()> {
+        operand::copy(Operand::ours(self, 0..self.len, false), src.operand)
+    }
+
+    /// Overwrites the elements with zeros, in stream order.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn fill_zero(&mut self) -> Result<()> {
+        let bytes = self.num_bytes() as u64;
+        self.memory.zero(0, bytes)
+    }
+
+    /// The same memory as a buffer of the group whose scope gave it, if that bears the tag `G`
+    /// ([`Dyn`](crate::Dyn) fits every group).
+    ///
+    /// # Errors
+    /// The buffer comes back with [`Error::GroupMismatch`] when it was allocated outside scopes or
+    /// in a scope of another tag.
+    #[allow(clippy::result_large_err)] // the buffer comes back
+    pub fn downcast<G: GroupTag>(self) -> Result<SymmBuf<T, G, B>, (Self, Error)> {
+        match self.memory.group() {
+            Some(group) if group.has_tag::<G>() => Ok(SymmBuf::wrap(self)),
+            other => {
+                let buffer = other.map_or_else(|| "no group".into(), |group| group.label());
+                let error = Error::GroupMismatch {
+                    what: "downcast".into(),
+                    buffer: buffer.into(),
+                    group: G::NAME.into(),
+                };
+                Err((self, error))
+            }
+        }
+    }
+}
+
+impl<T: Element, B: Backend> fmt::Debug for Buf<T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let group = self
+            .memory
+            .group()
+            .map_or_else(|| "none".into(), |group| group.label());
+        let mut debug = f.debug_struct("Buf");
+        debug
+            .field("type", &T::DTYPE)
+            .field("len", &self.len)
+            .field("group", &group)
+            .field("address", &format_args!("{:#x}", self.address()));
+        if let Some((_, block)) = self.memory.block() {
+            debug
+                .field("segment", &block.position.segment)
+                .field("offset", &block.position.offset);
+        }
+        debug.finish()
+    }
+}

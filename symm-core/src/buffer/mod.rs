@@ -1,0 +1,15 @@
+//! Buffers: what users hold, read, write and pass to collectives.
+
+mod buf;
+pub(crate) mod bytes;
+pub(crate) mod memory;
+pub(crate) mod operand;
+pub(crate) mod plain;
+mod symm;
+mod view;
+
+pub use buf::Buf;
+pub use operand::{Dst, Src};
+pub use plain::{Plain, PlainMut, PlainSource, PlainTarget, plain, plain_mut};
+pub use symm::{SymmBuf, WindowRef};
+pub use view::{SymmView, SymmViewMut};

@@ -1,0 +1,278 @@
+//! What collectives read and write.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::buf::Buf;
+use super::memory::Memory;
+use super::plain::{Plain, PlainMut};
+use super::symm::SymmBuf;
+use super::view::{SymmView, SymmViewMut};
+use crate::backend::Backend;
+use crate::backend::driver::Access;
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::group::tag::GroupTag;
+use crate::scope::routing;
+
+/// One operand of a call: where it is, how long it is, whose it is.
+#[derive(Debug)]
+pub struct Operand<'a, B: Backend> {
+    /// Elements.
+    pub(crate) len: usize,
+    pub(crate) bytes: u64,
+    pub(crate) owner: Owner<'a, B>,
+    /// Whether the type of the operand vouches for the group; a `plain` one does not.
+    pub(crate) of_group: bool,
+}
+
+/// Who owns an operand's memory.
+#[derive(Debug)]
+pub(crate) enum Owner<'a, B: Backend> {
+    /// Ours, from `offset` bytes on.
+    Ours { memory: &'a Memory<B>, offset: u64 },
+    /// Somebody else's, such as a `CudaSlice`.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    // only the Cuda backend has such memory
+    Foreign(Box<dyn Foreign<B> + 'a>),
+}
+
+/// Memory that this crate does not own.
+pub(crate) trait Foreign<B: Backend>: std::fmt::Debug {
+    /// Where it is, for messages, if it is not on the device.
+    fn elsewhere(&self, device: &B::Device) -> Option<String>;
+    /// Its address, with `stream` made to wait for earlier uses; dropping the guard, after the
+    /// launch, notes this use.
+    fn enter<'s>(&'s mut self, stream: &'s B::Stream, access: Access) -> (u64, Box<dyn Held + 's>);
+}
+
+/// A guard that is only dropped.
+pub(crate) trait Held {}
+
+impl<T> Held for T {}
+
+impl<'a, B: Backend> Operand<'a, B> {
+    pub(crate) fn ours<T: Element>(
+        buf: &'a Buf<T, B>,
+        range: Range<usize>,
+        of_group: bool,
+    ) -> Self {
+        let (offset, bytes) = (
+            (range.start * size_of::<T>()) as u64,
+            (range.len() * size_of::<T>()) as u64,
+        );
+        Self {
+            len: range.len(),
+            bytes,
+            owner: Owner::Ours {
+                memory: &buf.memory,
+                offset,
+            },
+            of_group,
+        }
+    }
+
+    /// The addresses it covers, where they are known before the call.
+    pub(crate) fn span(&self) -> Option<Range<u64>> {
+        match &self.owner {
+            Owner::Ours { memory, offset } => {
+                let start = memory.addr() + offset;
+                Some(start..start + self.bytes)
+            }
+            Owner::Foreign(_) => None,
+        }
+    }
+
+    /// Makes `stream` wait for the uses of our memory that `access` conflicts with.
+    pub(crate) fn order(&self, stream: &B::Stream, access: Access) -> Result<()> {
+        match &self.owner {
+            Owner::Ours { memory, .. } => memory.before(stream, access),
+            Owner::Foreign(_) => Ok(()),
+        }
+    }
+
+    /// Its address, with `stream` made to wait for the uses that `access` conflicts with. The guard
+    /// lasts until the call is enqueued.
+    pub(crate) fn enter<'s>(
+        &'s mut self,
+        stream: &'s B::Stream,
+        access: Access,
+    ) -> Result<(u64, Option<Box<dyn Held + 's>>)> {
+        match &mut self.owner {
+            Owner::Ours { memory, offset } => {
+                memory.before(stream, access)?;
+                Ok((memory.addr() + *offset, None))
+            }
+            Owner::Foreign(foreign) => {
+                let (addr, held) = foreign.enter(stream, access);
+                Ok((addr, Some(held)))
+            }
+        }
+    }
+
+    /// Notes the use that was enqueued on `stream`.
+    pub(crate) fn leave(&self, stream: &B::Stream, access: Access) -> Result<()> {
+        match &self.owner {
+            Owner::Ours { memory, .. } => memory.after(stream, access),
+            Owner::Foreign(_) => Ok(()),
+        }
+    }
+}
+
+/// Enqueues a copy of `src` to `dst`, which are as long as each other and on one rank.
+pub(crate) fn copy<B: Backend>(mut dst: Operand<'_, B>, mut src: Operand<'_, B>) -> Result<()> {
+    if dst.len != src.len {
+        return Err(Error::Range {
+            start: 0,
+            end: src.len,
+            len: dst.len,
+        });
+    }
+    if let (Some(from), Some(to)) = (src.span(), dst.span())
+        && from.start < to.end
+        && to.start < from.end
+    {
+        return Err(Error::Overlap {
+            operation: "copy_from",
+            group: "one buffer".into(),
+        });
+    }
+    let Owner::Ours { memory, .. } = &dst.owner else {
+        return Ok(());
+    };
+    let rank = Arc::clone(memory.rank());
+    rank.check()?;
+    let elsewhere = match &src.owner {
+        Owner::Ours { memory, .. } => {
+            (!Arc::ptr_eq(memory.rank(), &rank)).then(|| B::describe(&memory.rank().device))
+        }
+        Owner::Foreign(foreign) => foreign.elsewhere(&rank.device),
+    };
+    if let Some(found) = elsewhere {
+        let device = B::describe(&rank.device);
+        return Err(Error::WrongDevice {
+            what: "copy_from: the source".into(),
+            found: found.into(),
+            device: device.into(),
+        });
+    }
+    let (stream, bytes) = (routing::stream(&rank), dst.bytes);
+    if bytes > 0 {
+        let (to, _) = dst.enter(&stream, Access::Write)?;
+        let (from, _held) = src.enter(&stream, Access::Read)?;
+        // SAFETY: both ranges are as long as `bytes`, on this device and disjoint; their memory is
+        // given back behind the stream.
+        unsafe { B::copy(&stream, to, from, bytes) }?;
+    }
+    dst.leave(&stream, Access::Write)?;
+    src.leave(&stream, Access::Read)
+}
+
+pub(crate) mod sealed {
+    use super::{Backend, Operand};
+
+    /// Gives up its borrow for an operand. Sealed: whoever yields an address must own the memory.
+    pub trait IntoOperand<B: Backend> {
+        fn into_operand<'a>(self) -> Operand<'a, B>
+        where
+            Self: 'a;
+    }
+}
+
+use sealed::IntoOperand;
+
+/// What a collective of group `G` reads: `&SymmBuf`, a [`SymmView`], or [`plain`](crate::plain)
+/// memory.
+///
+/// Sealed. A buffer of another group is not one:
+///
+/// ```compile_fail,E0277
+/// use symm_core::{Group, Host, Result, SymmBuf, groups};
+/// groups! { pub Tp = "tp"; pub Cp = "cp"; }
+/// fn mixed(tp: &Group<Tp, Host>, x: &SymmBuf<f32, Cp, Host>, y: &mut SymmBuf<f32, Tp, Host>) -> Result<()> {
+///     tp.all_gather(x, y)?; // a buffer of `Cp` in a collective of `Tp`
+///     Ok(())
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be read by a collective of group `{G}`",
+    label = "not a `&SymmBuf<{T}, {G}, _>`, a view of one, or `plain(..)`",
+    note = "allocate it in a scope of `{G}`, call the collective of its own group, or pass it as `plain(&buffer)` to give up symmetric kernels"
+)]
+pub trait Src<T, G, B: Backend>: IntoOperand<B> {}
+
+/// What a collective of group `G` writes: `&mut SymmBuf`, a [`SymmViewMut`], or
+/// [`plain_mut`](crate::plain_mut) memory. Sealed, like [`Src`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be written by a collective of group `{G}`",
+    label = "not a `&mut SymmBuf<{T}, {G}, _>`, a mutable view of one, or `plain_mut(..)`",
+    note = "allocate it in a scope of `{G}`, call the collective of its own group, or pass it as `plain_mut(&mut buffer)` to give up symmetric kernels"
+)]
+pub trait Dst<T, G, B: Backend>: IntoOperand<B> {}
+
+impl<T: Element, G: GroupTag, B: Backend> IntoOperand<B> for &SymmBuf<T, G, B> {
+    fn into_operand<'a>(self) -> Operand<'a, B>
+    where
+        Self: 'a,
+    {
+        Operand::ours(&self.buf, 0..self.len(), true)
+    }
+}
+
+impl<T: Element, G: GroupTag, B: Backend> Src<T, G, B> for &SymmBuf<T, G, B> {}
+
+impl<T: Element, G: GroupTag, B: Backend> IntoOperand<B> for &mut SymmBuf<T, G, B> {
+    fn into_operand<'a>(self) -> Operand<'a, B>
+    where
+        Self: 'a,
+    {
+        Operand::ours(&self.buf, 0..self.len(), true)
+    }
+}
+
+impl<T: Element, G: GroupTag, B: Backend> Dst<T, G, B> for &mut SymmBuf<T, G, B> {}
+
+macro_rules! view_operands {
+    ($($type:ty => $role:ident),* $(,)?) => { $(
+        impl<T: Element, G: GroupTag, B: Backend> IntoOperand<B> for $type {
+            fn into_operand<'a>(self) -> Operand<'a, B>
+            where
+                Self: 'a,
+            {
+                let (buf, range) = self.parts();
+                Operand::ours(buf, range, true)
+            }
+        }
+
+        impl<T: Element, G: GroupTag, B: Backend> $role<T, G, B> for $type {}
+    )* };
+}
+
+view_operands! {
+    SymmView<'_, T, G, B> => Src,
+    &SymmView<'_, T, G, B> => Src,
+    SymmViewMut<'_, T, G, B> => Dst,
+    &mut SymmViewMut<'_, T, G, B> => Dst,
+}
+
+impl<T: Element, B: Backend> IntoOperand<B> for Plain<'_, T, B> {
+    fn into_operand<'a>(self) -> Operand<'a, B>
+    where
+        Self: 'a,
+    {
+        self.operand
+    }
+}
+
+impl<T: Element, G: GroupTag, B: Backend> Src<T, G, B> for Plain<'_, T, B> {}
+
+impl<T: Element, B: Backend> IntoOperand<B> for PlainMut<'_, T, B> {
+    fn into_operand<'a>(self) -> Operand<'a, B>
+    where
+        Self: 'a,
+    {
+        self.operand
+    }
+}
+
+impl<T: Element, G: GroupTag, B: Backend> Dst<T, G, B> for PlainMut<'_, T, B> {}

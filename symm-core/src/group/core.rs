@@ -1,0 +1,128 @@
+//! What all handles of one group share.
+
+use std::any::TypeId;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::tag::{Dyn, GroupTag};
+use super::world::Rank;
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::pool::arena::Arena;
+use crate::pool::reaper;
+use crate::registration::ledger::Ledger;
+
+/// One communicator with its arena and its ledger. Lives until the last handle, buffer and scope of
+/// the group is gone.
+#[derive(Debug)]
+pub(crate) struct GroupCore<B: Backend> {
+    /// A generation: no two groups of a process ever have the same, whatever the addresses of their
+    /// communicators.
+    pub(crate) generation: u64,
+    pub(crate) tag: TypeId,
+    pub(crate) tag_name: &'static str,
+    name: Box<str>,
+    pub(crate) rank: usize,
+    /// World ranks by rank in the group.
+    pub(crate) members: Arc<[usize]>,
+    /// `None` only while the group is being dropped.
+    comm: Option<B::Comm>,
+    pub(crate) version: u32,
+    pub(crate) arena: Arc<Arena<B>>,
+    ledger: Mutex<Ledger<B>>,
+    /// Whether collectives on this group's windows take symmetric kernels; known from the first
+    /// registration on.
+    pub(crate) symmetric_kernels: OnceLock<bool>,
+    pub(crate) world: Arc<Rank<B>>,
+}
+
+impl<B: Backend> GroupCore<B> {
+    pub(crate) fn new<G: GroupTag>(
+        world: &Arc<Rank<B>>,
+        name: &str,
+        comm: B::Comm,
+        rank: usize,
+        members: Arc<[usize]>,
+    ) -> Arc<Self> {
+        static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        let arena = match G::ARENA {
+            Some(shared) => world.pool.shared_arena(shared),
+            None => world.pool.new_arena(&format!("{name}#{generation}")),
+        };
+        Arc::new(Self {
+            generation,
+            tag: TypeId::of::<G>(),
+            tag_name: G::NAME,
+            name: name.into(),
+            rank,
+            members,
+            version: B::version(&comm),
+            comm: Some(comm),
+            arena,
+            ledger: Mutex::default(),
+            symmetric_kernels: OnceLock::new(),
+            world: Arc::clone(world),
+        })
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name in messages, e.g. `tp#3 (rank 1 of 4)`.
+    pub(crate) fn label(&self) -> String {
+        format!(
+            "{}#{} (rank {} of {})",
+            self.name,
+            self.generation,
+            self.rank,
+            self.size()
+        )
+    }
+
+    /// Whether a handle or buffer of tag `G` may name this group: its own tag, or any.
+    pub(crate) fn has_tag<G: GroupTag>(&self) -> bool {
+        let tag = TypeId::of::<G>();
+        tag == self.tag || tag == TypeId::of::<Dyn>()
+    }
+
+    pub(crate) fn comm(&self) -> Result<&B::Comm> {
+        self.comm.as_ref().ok_or_else(|| Error::Config {
+            what: format!("{} is being dropped", self.label()).into(),
+        })
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger<B>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Backend> Drop for GroupCore<B> {
+    /// Hands windows, communicator and arena to the reaper, which gives them back in this order
+    /// once the group's work is done.
+    fn drop(&mut self) {
+        let Some(comm) = self.comm.take() else { return };
+        let windows = std::mem::take(
+            self.ledger
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+        .into_windows();
+        let (arena, device) = (Arc::clone(&self.arena), Arc::clone(&self.world.device));
+        self.world.pool.reaper.later(move || {
+            let mut outcome = reaper::drain::<B>(&arena.streams());
+            for (window, segment) in windows {
+                outcome = outcome.and(B::deregister(&device, &comm, window));
+                drop(segment);
+            }
+            outcome = outcome.and(B::destroy(&device, comm));
+            drop(arena);
+            outcome
+        });
+    }
+}

@@ -1,0 +1,235 @@
+//! Groups: ranks that communicate, told apart by type.
+
+mod batch;
+pub(crate) mod call;
+mod collective;
+pub(crate) mod config;
+pub(crate) mod core;
+mod env;
+pub(crate) mod path;
+pub(crate) mod tag;
+pub(crate) mod world;
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+pub use batch::Batch;
+
+use self::core::GroupCore;
+use self::tag::{Dyn, GroupTag};
+use crate::Cuda;
+use crate::backend::Backend;
+use crate::buffer::SymmBuf;
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::pool::usage::Claim;
+use crate::registration::round;
+use crate::scope::routing::{self, Entry};
+use crate::scope::{Scope, Suspension};
+use crate::site::Site;
+
+/// A group of ranks with one communicator, seen from one of them.
+///
+/// A cheap handle: clones name the same group. `Send` and `Sync`, but one thread at a time uses a
+/// group ([`Error::GroupBusy`]), or its ranks would come to differ. The communicator lives until
+/// the last handle and the last buffer are gone.
+///
+/// Made with [`World::split`](crate::World::split); the tag `G` is what the compiler checks, the
+/// instance is checked when a call is made.
+pub struct Group<G: GroupTag = Dyn, B: Backend = Cuda> {
+    core: Arc<GroupCore<B>>,
+    _group: PhantomData<fn() -> G>,
+}
+
+impl<G: GroupTag, B: Backend> Group<G, B> {
+    pub(crate) fn new(core: Arc<GroupCore<B>>) -> Self {
+        Self {
+            core,
+            _group: PhantomData,
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<GroupCore<B>> {
+        &self.core
+    }
+
+    /// This rank's number in the group.
+    pub fn rank(&self) -> usize {
+        self.core.rank
+    }
+
+    /// Number of ranks.
+    pub fn size(&self) -> usize {
+        self.core.size()
+    }
+
+    /// The ranks of the world that form the group, by their rank in the group.
+    pub fn members(&self) -> &[usize] {
+        &self.core.members
+    }
+
+    /// The tag's name, or the one given to [`World::split_dyn`](crate::World::split_dyn).
+    pub fn name(&self) -> &str {
+        self.core.name()
+    }
+
+    /// The generation of the group: no two groups of a process share one.
+    pub fn id(&self) -> u64 {
+        self.core.generation
+    }
+
+    /// Number of segments that have a window in this group.
+    pub fn windows(&self) -> usize {
+        self.core.ledger().windows()
+    }
+
+    /// The name of the arena that the group allocates from, as in
+    /// [`ArenaStats::name`](crate::ArenaStats::name).
+    pub fn arena(&self) -> &str {
+        self.core.arena.name()
+    }
+
+    /// Opens a scope: until it is closed, this thread's allocations go to the group's arena.
+    ///
+    /// # Errors
+    /// [`Error::GroupBusy`] when another thread uses the group or its arena; [`Error::Poisoned`].
+    #[track_caller]
+    pub fn scope(&self) -> Result<Scope<G, B>> {
+        Scope::open(&self.core, true, Site::caller())
+    }
+
+    /// As [`scope`](Group::scope), switched off where `when` is false: buffers are ordinary memory
+    /// then, and collectives on them report `Plain(Disabled)`. All ranks of the group pass the
+    /// same.
+    ///
+    /// # Errors
+    /// As for [`scope`](Group::scope).
+    #[track_caller]
+    pub fn scope_when(&self, when: bool) -> Result<Scope<G, B>> {
+        Scope::open(&self.core, when, Site::caller())
+    }
+
+    /// Makes this thread's allocations ordinary while the guard lives, also inside scopes of any
+    /// group.
+    ///
+    /// # Errors
+    /// Only while the thread is being torn down.
+    #[track_caller]
+    pub fn suspend(&self) -> Result<Suspension<B>> {
+        Suspension::open(Site::caller())
+    }
+
+    /// Adds a segment of at least `bytes` to the group's arena and registers it. All ranks of the
+    /// group call it at the same point.
+    ///
+    /// Registration costs milliseconds and waits for peers; a server reserves at its start what it
+    /// will need, and [`seal`](crate::Pool::seal)s.
+    ///
+    /// ```
+    /// use symm_core::{Host, World, groups};
+    /// groups! { pub Tp = "tp"; }
+    /// World::<Host>::run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     tp.reserve(100 << 20)?;
+    ///     world.pool().seal();
+    ///     assert_eq!((tp.windows(), world.pool().stats().reserved_bytes), (1, 100 << 20));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::BudgetExceeded`], [`Error::Sealed`],
+    /// [`Error::Registration`], [`Error::GroupBusy`].
+    #[track_caller]
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        let site = Site::caller();
+        self.core.world.check()?;
+        let _entry = Entry::new(&self.core, Claim::Scope, site)?;
+        let segment = self.core.arena.reserve(bytes)?;
+        self.core.ledger().touch(segment);
+        round::settle(&self.core, site)
+    }
+
+    /// A buffer of this group for `len` elements, in this thread's innermost scope of the group's
+    /// tag, which must be this group's. Undefined contents on CUDA, zeros on the host backend.
+    /// `len` is the same on all ranks.
+    ///
+    /// # Errors
+    /// [`Error::NoScope`], [`Error::WrongScope`]; else as for [`Scope::empty`].
+    pub fn empty<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
+        let enabled = routing::scope_is(&self.core)?;
+        SymmBuf::in_scope(&self.core, enabled, len)
+    }
+
+    /// A buffer of zeros.
+    ///
+    /// # Errors
+    /// As for [`empty`](Group::empty).
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
+        self.empty(len)?.zeroed()
+    }
+
+    /// A buffer with a copy of `data`, whose length is the same on all ranks.
+    ///
+    /// # Errors
+    /// As for [`empty`](Group::empty).
+    pub fn from_slice<T: Element>(&self, data: &[T]) -> Result<SymmBuf<T, G, B>> {
+        self.empty(data.len())?.filled(data)
+    }
+
+    /// The same group, chosen at run time from here on.
+    pub fn erase(self) -> Group<Dyn, B> {
+        Group::new(self.core)
+    }
+}
+
+impl<B: Backend> Group<Dyn, B> {
+    /// The same group with its tag, if that is `G`.
+    ///
+    /// ```
+    /// use symm_core::{Group, Host, World, groups};
+    /// groups! { pub Tp = "tp"; pub Cp = "cp"; }
+    /// World::<Host>::run(1, |world| {
+    ///     let any = world.split::<Tp>(0, 0)?.erase();
+    ///     let any = any.downcast::<Cp>().unwrap_err().0;
+    ///     let tp: Group<Tp, Host> = any.downcast().map_err(|(_, error)| error)?;
+    ///     assert_eq!(tp.name(), "tp");
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The group comes back with [`Error::GroupMismatch`].
+    pub fn downcast<G: GroupTag>(self) -> Result<Group<G, B>, (Self, Error)> {
+        match self.core.has_tag::<G>() {
+            true => Ok(Group::new(self.core)),
+            false => {
+                let error = Error::GroupMismatch {
+                    what: "downcast".into(),
+                    buffer: self.core.label().into(),
+                    group: G::NAME.into(),
+                };
+                Err((self, error))
+            }
+        }
+    }
+}
+
+impl<G: GroupTag, B: Backend> Clone for Group<G, B> {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.core))
+    }
+}
+
+impl<G: GroupTag, B: Backend> fmt::Debug for Group<G, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("label", &self.core.label())
+            .field("members", &self.members())
+            .field("arena", &self.arena())
+            .finish()
+    }
+}

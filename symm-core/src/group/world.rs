@@ -1,0 +1,412 @@
+//! A world: all ranks that start together, and this rank's place in it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::Group;
+use super::config::Config;
+use super::core::GroupCore;
+use super::tag::{Dyn, GroupTag};
+use crate::Cuda;
+use crate::backend::Backend;
+use crate::backend::driver::{Seat, Split};
+use crate::error::{Error, Result};
+use crate::pool::reaper::Progress;
+use crate::pool::{Pool, PoolCore};
+use crate::rendezvous::Topic;
+use crate::scope::{StreamScope, routing};
+use crate::site::Site;
+
+/// The channel of the rendezvous on which worlds agree on their splits.
+const SPLITS: Topic = Topic {
+    channel: 0,
+    step: 1 << 32,
+};
+
+/// What everything of a rank shares.
+#[derive(Debug)]
+pub(crate) struct Rank<B: Backend> {
+    pub(crate) seat: Seat,
+    pub(crate) device: Arc<B::Device>,
+    pub(crate) stream: B::Stream,
+    pub(crate) pool: Arc<PoolCore<B>>,
+    /// The communicator of all ranks, from which groups are split. `None` only while it is being
+    /// dropped.
+    comm: Option<B::Comm>,
+    /// Splits made so far; the lock keeps two threads from splitting at once.
+    splits: Mutex<u64>,
+    poison: OnceLock<Box<str>>,
+}
+
+impl<B: Backend> Rank<B> {
+    /// Fails once the world has failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.poison.get() {
+            None => Ok(()),
+            Some(cause) => Err(Error::Poisoned {
+                cause: cause.clone(),
+            }),
+        }
+    }
+
+    /// Ends the world for all ranks; the first cause stays.
+    pub(crate) fn poison(&self, cause: &Error) {
+        let cause = self.poison.get_or_init(|| cause.to_string().into());
+        self.seat.rendezvous.fail(cause);
+    }
+}
+
+/// What ends a world from where nothing can be returned: `on_error = poison`.
+#[derive(Debug)]
+pub struct Fate<B: Backend>(Arc<Rank<B>>);
+
+impl<B: Backend> Fate<B> {
+    pub(crate) fn of(rank: &Arc<Rank<B>>) -> Self {
+        Self(Arc::clone(rank))
+    }
+
+    pub(crate) fn poison(&self, cause: &Error) {
+        self.0.poison(cause);
+    }
+}
+
+impl<B: Backend> Drop for Rank<B> {
+    fn drop(&mut self) {
+        let Some(comm) = self.comm.take() else { return };
+        let (device, stream) = (Arc::clone(&self.device), self.stream.clone());
+        self.pool
+            .reaper
+            .later(move || B::synchronize(&stream).and(B::destroy(&device, comm)));
+    }
+}
+
+/// All ranks that started together, seen from one of them.
+///
+/// A world has no collectives of its own: [`split`](World::split) cuts groups out of it. Each rank
+/// has one device, one [`Pool`] and one stream.
+///
+/// ```
+/// use symm_core::{Backend, Host, ReduceOp, Result, World, groups, symm};
+/// groups! { pub Tp = "tp"; pub Cp = "cp"; }
+///
+/// // The same function for threads and for one process a rank, on GPUs and without.
+/// fn rank<B: Backend>(world: World<B>) -> Result<f32> {
+///     let tp = world.split::<Tp>(world.rank() / 2, world.rank() % 2)?; // {0, 1} and {2, 3}
+///     let cp = world.split::<Cp>(world.rank() % 2, world.rank() / 2)?; // {0, 2} and {1, 3}
+///     let mut x = symm!(group = cp, { cp.from_slice(&[tp.rank() as f32 + 1.0])? })?;
+///     cp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+///     Ok(x.to_vec()?[0])
+/// }
+/// assert_eq!(World::<Host>::run(4, rank)?, [2.0, 4.0, 2.0, 4.0]);
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+pub struct World<B: Backend = Cuda> {
+    rank: Arc<Rank<B>>,
+    pool: Pool<B>,
+}
+
+impl<B: Backend> World<B> {
+    /// Runs `f` on `ranks` threads of this process, each with a world of its own, and returns what
+    /// they return, by rank.
+    ///
+    /// When one rank returns an error or panics, the others are told: they get
+    /// [`Error::PeerFailed`] where they would wait for it.
+    ///
+    /// # Errors
+    /// That of the rank that failed first. [`Error::Unavailable`], [`Error::TooFewDevices`] and the
+    /// like before any rank starts.
+    pub fn run<R: Send>(ranks: usize, f: impl Fn(World<B>) -> Result<R> + Sync) -> Result<Vec<R>> {
+        Config::default().run(ranks, f)
+    }
+
+    /// As [`run`](World::run), with any error type that has `From<symm_core::Error>`.
+    ///
+    /// # Errors
+    /// That of the rank that failed first.
+    pub fn run_with<R: Send, E: From<Error> + Send>(
+        ranks: usize,
+        f: impl Fn(World<B>) -> Result<R, E> + Sync,
+    ) -> Result<Vec<R>, E> {
+        Config::default().run_with(ranks, f)
+    }
+
+    /// As [`run`](World::run), with every rank's own result.
+    ///
+    /// ```
+    /// use symm_core::{Error, Host, World};
+    /// let results = World::<Host>::run_each(2, |world| match world.rank() {
+    ///     0 => Ok("fine"),
+    ///     _ => Err(Error::Config { what: "disk full".into() }),
+    /// });
+    /// assert_eq!(results[0].as_ref().ok(), Some(&"fine"));
+    /// assert!(results[1].as_ref().is_err_and(|e| e.to_string().contains("disk full")));
+    /// ```
+    pub fn run_each<R: Send>(
+        ranks: usize,
+        f: impl Fn(World<B>) -> Result<R> + Sync,
+    ) -> Vec<Result<R>> {
+        Config::default().run_each(ranks, f)
+    }
+
+    /// This process's rank of a world of processes on one host, as `torchrun` starts them: `RANK`,
+    /// `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` are read. Waits for all ranks.
+    ///
+    /// # Errors
+    /// [`Error::Environment`] names the variable that is missing or malformed;
+    /// [`Error::Rendezvous`]; those of the backend.
+    pub fn from_env() -> Result<Self> {
+        Config::default().from_env()
+    }
+
+    /// Takes this rank's seat. All ranks of the world do so at the same time.
+    pub(crate) fn open(seat: Seat, config: &Config<B>) -> Result<Self> {
+        let device = Arc::new(B::open(&seat, &config.options)?);
+        let pool = PoolCore::new(seat.rank, Arc::clone(&device), config.pool.clone())?;
+        let stream = B::new_stream(&device)?;
+        let comm = B::connect(&device, &seat)?;
+        let rank = Arc::new(Rank {
+            seat,
+            device,
+            stream,
+            pool,
+            comm: Some(comm),
+            splits: Mutex::new(0),
+            poison: OnceLock::new(),
+        });
+        routing::set_home(&rank);
+        Ok(Self {
+            pool: Pool::new(&rank),
+            rank,
+        })
+    }
+
+    /// This rank, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank.seat.rank
+    }
+
+    /// Number of ranks.
+    pub fn size(&self) -> usize {
+        self.rank.seat.ranks
+    }
+
+    /// The rank's memory.
+    pub fn pool(&self) -> &Pool<B> {
+        &self.pool
+    }
+
+    /// The rank's device, e.g. `cuda:0` or `host:0`.
+    pub fn device(&self) -> String {
+        B::describe(&self.rank.device)
+    }
+
+    /// The stream that this rank uses outside of [`on_stream`](World::on_stream).
+    pub fn stream(&self) -> &B::Stream {
+        &self.rank.stream
+    }
+
+    /// A new stream of the rank's device, ordered with no other.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn new_stream(&self) -> Result<B::Stream> {
+        B::new_stream(&self.rank.device)
+    }
+
+    /// Makes `stream` this thread's current one while the guard lives.
+    ///
+    /// # Errors
+    /// [`Error::WrongDevice`] for a stream of another device.
+    #[track_caller]
+    pub fn on_stream(&self, stream: &B::Stream) -> Result<StreamScope<B>> {
+        if !B::stream_on(&self.rank.device, stream) {
+            let (what, found) = ("on_stream: the stream".into(), "another device".into());
+            return Err(Error::WrongDevice {
+                what,
+                found,
+                device: self.device().into(),
+            });
+        }
+        StreamScope::open(stream, Site::caller())
+    }
+
+    /// Waits until the work on this thread's current stream is done.
+    ///
+    /// # Errors
+    /// Those of work that was enqueued earlier.
+    pub fn synchronize(&self) -> Result<()> {
+        B::synchronize(&routing::stream(&self.rank))?;
+        self.rank.check()
+    }
+
+    /// Cuts groups out of the world: the ranks with the same `color` form one, ordered by `key`,
+    /// then by their rank in the world. A collective: all ranks of the world call it at the same
+    /// point, with the same tag.
+    ///
+    /// # Errors
+    /// [`Error::RanksDiffer`] when the ranks split different tags; [`Error::Timeout`],
+    /// [`Error::PeerFailed`].
+    pub fn split<G: GroupTag>(&self, color: usize, key: usize) -> Result<Group<G, B>> {
+        self.split_named::<G>(G::NAME, color, key)
+    }
+
+    /// As [`split`](World::split), for a group that is named and checked at run time.
+    ///
+    /// # Errors
+    /// As for [`split`](World::split).
+    pub fn split_dyn(&self, name: &str, color: usize, key: usize) -> Result<Group<Dyn, B>> {
+        self.split_named::<Dyn>(name, color, key)
+    }
+
+    fn split_named<G: GroupTag>(
+        &self,
+        name: &str,
+        color: usize,
+        key: usize,
+    ) -> Result<Group<G, B>> {
+        self.rank.check()?;
+        let mut splits = self
+            .rank
+            .splits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let step = *splits;
+        *splits += 1;
+        let split = self.agree(
+            step,
+            &Intent {
+                name: format!("{name}/{}", G::ARENA.unwrap_or_default()),
+                color: color as u64,
+                key: key as u64,
+            },
+        )?;
+        let comm = self.rank.comm.as_ref().ok_or_else(|| Error::Config {
+            what: "the world is being dropped".into(),
+        })?;
+        let comm = B::split(&self.rank.device, comm, &split)?;
+        Ok(Group::new(GroupCore::new::<G>(
+            &self.rank,
+            name,
+            comm,
+            split.rank,
+            split.members,
+        )))
+    }
+
+    /// Exchanges what every rank wants, and works out this rank's group.
+    fn agree(&self, step: u64, intent: &Intent) -> Result<Split> {
+        let seat = &self.rank.seat;
+        let everyone: Arc<[usize]> = (0..seat.ranks).collect();
+        let topic = Topic {
+            step: SPLITS.step + step,
+            ..SPLITS
+        };
+        let what = format!("world.split #{step} of {}", intent.name);
+        let answers =
+            seat.rendezvous
+                .exchange(topic, &everyone, intent.encode(), &what, seat.deadline)?;
+        let intents: Vec<Intent> = answers
+            .iter()
+            .map(|bytes| Intent::decode(bytes))
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::Rendezvous {
+                rank: seat.rank,
+                why: "a peer runs another version of symm-core: its answer cannot be read".into(),
+            })?;
+        if let Some(other) = intents.iter().position(|other| other.name != intent.name) {
+            let detail = format!(
+                "rank {} splits {}, rank {other} splits {}",
+                seat.rank, intent.name, intents[other].name
+            );
+            return Err(Error::RanksDiffer {
+                group: "the world".into(),
+                what: format!("split #{step}").into(),
+                detail: detail.into(),
+            });
+        }
+        let colors: BTreeSet<u64> = intents.iter().map(|intent| intent.color).collect();
+        let color = colors.range(..intent.color).count();
+        let mut members: Vec<usize> = (0..seat.ranks)
+            .filter(|&rank| intents[rank].color == intent.color)
+            .collect();
+        members.sort_by_key(|&rank| (intents[rank].key, rank));
+        let rank = members
+            .iter()
+            .position(|&rank| rank == seat.rank)
+            .unwrap_or_default();
+        // Communicator 1 is the world's; a world has fewer than 2^20 ranks, hence colors.
+        let id = ((step + 1) << 20) + color as u64;
+        Ok(Split {
+            id,
+            color: color as i32,
+            members: members.into(),
+            rank,
+        })
+    }
+
+    /// A group over an existing communicator.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn adopt<G: GroupTag>(
+        &self,
+        comm: B::Comm,
+        rank: usize,
+        size: usize,
+    ) -> Group<G, B> {
+        Group::new(GroupCore::new::<G>(
+            &self.rank,
+            G::NAME,
+            comm,
+            rank,
+            (0..size).collect(),
+        ))
+    }
+
+    /// How far the giving back of what was dropped has come.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        self.rank.pool.reaper.progress()
+    }
+
+    /// The rank's device, for backends.
+    pub(crate) fn raw_device(&self) -> &B::Device {
+        &self.rank.device
+    }
+}
+
+/// What one rank wants of a split.
+struct Intent {
+    name: String,
+    color: u64,
+    key: u64,
+}
+
+impl Intent {
+    fn encode(&self) -> Vec<u8> {
+        [
+            &self.color.to_le_bytes()[..],
+            &self.key.to_le_bytes(),
+            self.name.as_bytes(),
+        ]
+        .concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (color, rest) = bytes.split_first_chunk()?;
+        let (key, name) = rest.split_first_chunk()?;
+        Some(Self {
+            name: String::from_utf8(name.to_vec()).ok()?,
+            color: u64::from_le_bytes(*color),
+            key: u64::from_le_bytes(*key),
+        })
+    }
+}
+
+impl<B: Backend> fmt::Debug for World<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("rank", &self.rank())
+            .field("size", &self.size())
+            .field("device", &self.device())
+            .finish()
+    }
+}

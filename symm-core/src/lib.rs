@@ -1,0 +1,96 @@
+//! Scoped NCCL symmetric memory for Rust.
+//!
+//! NCCL runs its fastest kernels only on memory that came from `ncclMemAlloc` and is registered as
+//! a symmetric window with the very communicator that the collective uses, at equal offsets on all
+//! ranks. This crate makes that a matter of scopes and types:
+//!
+//! - [`groups!`] declares tags; [`World::split`] makes a [`Group`] of one.
+//! - A **scope** of the group ([`#[symmetric]`](macro@symmetric), [`symm!`], [`Group::scope`])
+//!   redirects this thread's allocations to the group's **arena**; when it closes, the **segments**
+//!   that it touched are registered with the group's communicator: one **window** each.
+//! - A [`SymmBuf`] owns a **block** of a segment and carries its group in its type: the collectives
+//!   of another group do not take it.
+//! - Every collective returns its [`Path`]: symmetric, or plain for a [`Reason`].
+//! - [`Cuda`] runs on GPUs, [`Host`] anywhere: ranks as threads, real data, and errors where NCCL
+//!   is silent.
+//!
+//! ```
+//! use symm_core::{Backend, Group, Host, Path, ReduceOp, Result, SymmBuf, World, groups, symmetric};
+//!
+//! groups! {
+//!     /// Tensor parallel: partial sums of the linear layers.
+//!     pub Tp = "tp";
+//! }
+//!
+//! struct RowParallel<B: Backend> {
+//!     tp: Group<Tp, B>,
+//! }
+//!
+//! impl<B: Backend> RowParallel<B> {
+//!     #[symmetric(group = self.tp)]
+//!     fn forward(&self, partial: &[f32]) -> Result<SymmBuf<f32, Tp, B>> {
+//!         let mut sum = SymmBuf::from_slice(partial)?;
+//!         let path = self.tp.all_reduce_in_place(&mut sum, ReduceOp::Sum)?;
+//!         assert_eq!(path, Path::Symmetric);
+//!         Ok(sum)
+//!     }
+//! }
+//!
+//! let sums = World::<Host>::run(4, |world| {
+//!     let layer = RowParallel { tp: world.split(0, 0)? };
+//!     layer.forward(&[world.rank() as f32; 3])?.to_vec()
+//! })?;
+//! assert_eq!(sums, [[6.0; 3]; 4]);
+//! # Ok::<(), symm_core::Error>(())
+//! ```
+//!
+//! # What ranks have to do alike
+//!
+//! The ranks of a group open the same scopes, allocate the same sizes in the same order in them,
+//! and call the same collectives; then every block lies at the same place on all of them. The order
+//! of frees between two allocations does not matter. What differs by rank is allocated outside of
+//! scopes, under [`Group::suspend`], or with [`SymmBuf::empty_padded`].
+//!
+//! # Features
+//!
+//! `cuda` (default): the [`Cuda`] backend. It links nothing; driver and NCCL are looked for when
+//! they are needed. Without it, [`Cuda`] exists and says that it was built without.
+
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
+extern crate self as symm_core;
+
+#[doc(hidden)]
+pub mod __private;
+pub(crate) mod backend;
+mod buffer;
+mod element;
+mod error;
+mod group;
+mod pool;
+mod registration;
+mod rendezvous;
+mod scope;
+mod site;
+
+pub use backend::call::ReduceOp;
+pub use backend::{Backend, Cuda, Host, cuda, host};
+pub use buffer::{
+    Buf, Dst, Plain, PlainMut, PlainSource, PlainTarget, Src, SymmBuf, SymmView, SymmViewMut,
+    WindowRef, plain, plain_mut,
+};
+pub use element::Element;
+pub use error::{Error, Result, Rule};
+pub use group::config::Config;
+pub use group::path::{Path, Reason};
+pub use group::tag::{Dyn, GroupTag};
+pub use group::world::World;
+pub use group::{Batch, Group};
+pub use half::{bf16, f16};
+pub use pool::{ArenaStats, Pool, PoolStats, Position};
+pub use scope::{Scope, StreamScope, Suspension};
+pub use site::Site;
+pub use symm_macros::{groups, symm, symmetric};

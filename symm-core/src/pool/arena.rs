@@ -1,0 +1,223 @@
+//! An arena: segments and blocks with one history, for one group or for the groups that were
+//! declared to share it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::placement::{GRANULE, Placement, Position};
+use super::segment::Segment;
+use super::stats::ArenaStats;
+use super::streams::StreamTable;
+use super::usage::{Claim, Usage};
+use super::{PoolCore, SEGMENT_GRANULE};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::site::Site;
+
+/// A block that a buffer owns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    pub(crate) position: Position,
+    /// Bytes, a multiple of [`GRANULE`].
+    pub(crate) bytes: u64,
+    /// Its address on this rank's device.
+    pub(crate) addr: u64,
+}
+
+/// Segments and blocks with a history of their own.
+#[derive(Debug)]
+pub(crate) struct Arena<B: Backend> {
+    name: Box<str>,
+    pool: Arc<PoolCore<B>>,
+    state: Mutex<State<B>>,
+}
+
+#[derive(Debug)]
+struct State<B: Backend> {
+    segments: Vec<Arc<Segment<B>>>,
+    placement: Placement,
+    streams: StreamTable<B>,
+    usage: Usage,
+    reserved: u64,
+    live: u64,
+    peak: u64,
+    blocks: u64,
+    allocations: u64,
+    digest: u64,
+}
+
+impl<B: Backend> Arena<B> {
+    pub(crate) fn new(name: &str, pool: &Arc<PoolCore<B>>) -> Arc<Self> {
+        let state = State {
+            segments: Vec::new(),
+            placement: Placement::default(),
+            streams: StreamTable::new(),
+            usage: Usage::default(),
+            reserved: 0,
+            live: 0,
+            peak: 0,
+            blocks: 0,
+            allocations: 0,
+            digest: 0,
+        };
+        Arc::new(Self {
+            name: name.into(),
+            pool: Arc::clone(pool),
+            state: Mutex::new(state),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A block of at least `bytes` for use on `stream`, and the segment it lies in. Grows the arena
+    /// if it has to.
+    pub(crate) fn allocate(&self, bytes: u64, stream: &B::Stream) -> Result<Block> {
+        let bytes = bytes
+            .max(1)
+            .checked_next_multiple_of(GRANULE)
+            .ok_or(Error::TooLarge {
+                elements: bytes as usize,
+                bytes_each: 1,
+            })?;
+        let mut state = self.state();
+        let (position, streams) = match state.placement.take(bytes) {
+            Some(found) => found,
+            None => {
+                self.grow(&mut state, bytes)?;
+                state
+                    .placement
+                    .take(bytes)
+                    .ok_or_else(|| self.inconsistent())?
+            }
+        };
+        if let Err(error) = state.streams.wait(stream, streams) {
+            state.placement.give(position, bytes, streams);
+            return Err(error);
+        }
+        state.usage.claim(Claim::Buffer);
+        state.live += bytes;
+        state.peak = state.peak.max(state.live);
+        state.blocks += 1;
+        state.allocations += 1;
+        state.digest = mix(state.digest, bytes, position);
+        let addr = state.segments[position.segment].base() + position.offset;
+        Ok(Block {
+            position,
+            bytes,
+            addr,
+        })
+    }
+
+    /// Takes a block back whose last use is on `stream`.
+    pub(crate) fn release(&self, block: &Block, stream: &B::Stream) {
+        let mut state = self.state();
+        let streams = state.streams.note(stream);
+        state.placement.give(block.position, block.bytes, streams);
+        state.usage.release(Claim::Buffer);
+        state.live -= block.bytes;
+        state.blocks -= 1;
+    }
+
+    /// Adds one segment of at least `bytes`, and says which.
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<usize> {
+        let mut state = self.state();
+        self.grow(&mut state, bytes)?;
+        Ok(state.segments.len() - 1)
+    }
+
+    /// The segment at `index` of the arena.
+    pub(crate) fn segment(&self, index: usize) -> Option<Arc<Segment<B>>> {
+        self.state().segments.get(index).cloned()
+    }
+
+    /// Notes that work on `stream` uses the arena's memory, so that teardown waits for it.
+    pub(crate) fn note_stream(&self, stream: &B::Stream) {
+        self.state().streams.note(stream);
+    }
+
+    /// Every stream that used the arena's memory.
+    pub(crate) fn streams(&self) -> Vec<B::Stream> {
+        self.state().streams.all()
+    }
+
+    /// Lets this thread in, unless another one is inside. The claim is given back with
+    /// [`Arena::leave`].
+    pub(crate) fn enter(&self, claim: Claim, site: Site) -> Result<(), Site> {
+        self.state().usage.enter(claim, site)
+    }
+
+    pub(crate) fn leave(&self, claim: Claim) {
+        self.state().usage.release(claim);
+    }
+
+    pub(crate) fn stats(&self) -> ArenaStats {
+        let state = self.state();
+        ArenaStats {
+            name: self.name.to_string(),
+            segments: state.segments.len(),
+            reserved_bytes: state.reserved,
+            live_bytes: state.live,
+            peak_live_bytes: state.peak,
+            live_blocks: state.blocks,
+            allocations: state.allocations,
+            digest: state.digest,
+        }
+    }
+
+    /// Segments double from the first size to the cap, or hold one allocation that is larger: a
+    /// function of the arena's history.
+    fn grow(&self, state: &mut State<B>, bytes: u64) -> Result<()> {
+        let config = &self.pool.config;
+        let doubled = config
+            .first_segment
+            .checked_shl(state.segments.len() as u32)
+            .filter(|size| size >> state.segments.len() == config.first_segment);
+        let wanted = doubled
+            .unwrap_or(u64::MAX)
+            .min(config.segment_cap)
+            .max(bytes);
+        let size = wanted
+            .checked_next_multiple_of(SEGMENT_GRANULE)
+            .ok_or(Error::TooLarge {
+                elements: bytes as usize,
+                bytes_each: 1,
+            })?;
+        let index = state.segments.len();
+        let segment = Segment::new(&self.pool, &self.name, size, bytes)?;
+        state.segments.push(Arc::new(segment));
+        state.placement.add_segment(index, size);
+        state.reserved += size;
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<B>> {
+        // Nothing inside the lock runs user code or panics half way, so a poisoned lock still
+        // guards a whole state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inconsistent(&self) -> Error {
+        Error::Config { what: format!("arena {}: a new segment did not fit the allocation it was made for: please report this", self.name).into() }
+    }
+}
+
+impl<B: Backend> Drop for Arena<B> {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.pool
+            .reaper
+            .segments(std::mem::take(&mut state.segments), state.streams.all());
+    }
+}
+
+/// One step of the rolling digest: the order of allocations, their sizes and where they went.
+fn mix(digest: u64, bytes: u64, position: Position) -> u64 {
+    [bytes, position.segment as u64, position.offset]
+        .into_iter()
+        .fold(digest, |digest, word| {
+            (digest ^ word)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(29)
+        })
+}

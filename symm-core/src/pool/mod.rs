@@ -1,0 +1,208 @@
+//! A rank's memory: the arenas, ordinary memory, the budget and the statistics.
+
+pub(crate) mod arena;
+pub(crate) mod placement;
+pub(crate) mod reaper;
+pub(crate) mod segment;
+mod stats;
+pub(crate) mod streams;
+pub(crate) mod usage;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+pub use placement::Position;
+pub use stats::{ArenaStats, PoolStats};
+
+use self::arena::Arena;
+use self::reaper::Reaper;
+use crate::backend::Backend;
+use crate::buffer::Buf;
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::group::world::Rank;
+
+/// Segments are multiples of this: the granularity of CUDA's virtual memory, to which
+/// `ncclMemAlloc` rounds.
+pub(crate) const SEGMENT_GRANULE: u64 = 2 << 20;
+
+/// Sizes of segments and the budget.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolConfig {
+    /// Bytes of an arena's first segment.
+    pub(crate) first_segment: u64,
+    /// Segments double up to this many bytes.
+    pub(crate) segment_cap: u64,
+    /// The most bytes that all segments may take.
+    pub(crate) budget: u64,
+}
+
+impl PoolConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        match self.first_segment {
+            0 => Err(Error::Config {
+                what: "the first segment must have more than 0 bytes".into(),
+            }),
+            first if first > self.segment_cap => Err(Error::Config {
+                what: format!(
+                    "the first segment ({first} bytes) is larger than the cap ({} bytes)",
+                    self.segment_cap
+                )
+                .into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What arenas and segments share.
+#[derive(Debug)]
+pub(crate) struct PoolCore<B: Backend> {
+    pub(crate) rank: usize,
+    pub(crate) device: Arc<B::Device>,
+    pub(crate) config: PoolConfig,
+    pub(crate) reaper: Reaper,
+    pub(crate) reserved: AtomicU64,
+    pub(crate) segments: AtomicUsize,
+    pub(crate) plain: AtomicU64,
+    pub(crate) sealed: AtomicBool,
+    arenas: Mutex<Vec<Weak<Arena<B>>>>,
+}
+
+impl<B: Backend> PoolCore<B> {
+    pub(crate) fn new(
+        rank: usize,
+        device: Arc<B::Device>,
+        config: PoolConfig,
+    ) -> Result<Arc<Self>> {
+        config.validate()?;
+        Ok(Arc::new(Self {
+            rank,
+            device,
+            config,
+            reaper: Reaper::start(rank)?,
+            reserved: AtomicU64::new(0),
+            segments: AtomicUsize::new(0),
+            plain: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            arenas: Mutex::default(),
+        }))
+    }
+
+    /// The arena that several groups share under this name, or a new one.
+    pub(crate) fn shared_arena(self: &Arc<Self>, name: &str) -> Arc<Arena<B>> {
+        let found = self
+            .live_arenas()
+            .into_iter()
+            .find(|arena| arena.name() == name);
+        found.unwrap_or_else(|| self.new_arena(name))
+    }
+
+    /// An arena of one group.
+    pub(crate) fn new_arena(self: &Arc<Self>, name: &str) -> Arc<Arena<B>> {
+        let arena = Arena::new(name, self);
+        let mut arenas = self.arenas.lock().unwrap_or_else(PoisonError::into_inner);
+        arenas.retain(|known| known.strong_count() > 0);
+        arenas.push(Arc::downgrade(&arena));
+        arena
+    }
+
+    fn live_arenas(&self) -> Vec<Arc<Arena<B>>> {
+        self.arenas
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+}
+
+/// A rank's pool: its arenas and its ordinary memory.
+///
+/// There is one for each rank, made with the [`World`](crate::World). Groups allocate from it
+/// through scopes; what it holds is read from [`stats`](Pool::stats).
+///
+/// ```
+/// use symm_core::{Host, World};
+///
+/// World::<Host>::run(1, |world| {
+///     let ordinary = world.pool().from_slice(&[1.0f32, 2.0, 3.0])?;
+///     assert_eq!(ordinary.to_vec()?, [1.0, 2.0, 3.0]);
+///     assert_eq!(world.pool().stats().plain_live_bytes, 12);
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Pool<B: Backend> {
+    rank: Arc<Rank<B>>,
+}
+
+impl<B: Backend> Pool<B> {
+    pub(crate) fn new(rank: &Arc<Rank<B>>) -> Self {
+        Self {
+            rank: Arc::clone(rank),
+        }
+    }
+
+    /// Ordinary memory for `len` elements, whatever scopes are open. Its contents are undefined on
+    /// CUDA, zero on the host backend.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::TooLarge`].
+    pub fn empty<T: Element>(&self, len: usize) -> Result<Buf<T, B>> {
+        Buf::plain(&self.rank, len)
+    }
+
+    /// Ordinary memory of zeros.
+    ///
+    /// # Errors
+    /// As for [`empty`](Pool::empty).
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<Buf<T, B>> {
+        let mut buf = self.empty(len)?;
+        buf.fill_zero()?;
+        Ok(buf)
+    }
+
+    /// Ordinary memory with a copy of `data`.
+    ///
+    /// # Errors
+    /// As for [`empty`](Pool::empty).
+    pub fn from_slice<T: Element>(&self, data: &[T]) -> Result<Buf<T, B>> {
+        let mut buf = self.empty(data.len())?;
+        buf.copy_from_slice(data)?;
+        Ok(buf)
+    }
+
+    /// Forbids growth: from now on, an allocation that no free block fits is [`Error::Sealed`].
+    /// Registration costs milliseconds and waits for peers, so a server seals its pool once it has
+    /// warmed up. Ordinary memory is not affected.
+    pub fn seal(&self) {
+        self.core().sealed.store(true, Ordering::Relaxed);
+    }
+
+    /// Allows growth again.
+    pub fn unseal(&self) {
+        self.core().sealed.store(false, Ordering::Relaxed);
+    }
+
+    /// What the pool holds now, in exact bytes.
+    pub fn stats(&self) -> PoolStats {
+        let core = self.core();
+        PoolStats {
+            reserved_bytes: core.reserved.load(Ordering::Relaxed),
+            segments: core.segments.load(Ordering::Relaxed),
+            budget_bytes: core.config.budget,
+            plain_live_bytes: core.plain.load(Ordering::Relaxed),
+            arenas: core
+                .live_arenas()
+                .iter()
+                .map(|arena| arena.stats())
+                .collect(),
+        }
+    }
+
+    fn core(&self) -> &Arc<PoolCore<B>> {
+        &self.rank.pool
+    }
+}

@@ -1,0 +1,79 @@
+//! What a pool holds, in exact bytes.
+
+use std::fmt;
+
+/// A rank's memory at one moment. All figures are bytes unless they say otherwise.
+///
+/// ```
+/// use symm_core::{Host, World, groups, symm};
+/// groups! { pub Tp = "tp"; }
+///
+/// World::<Host>::run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     let x = symm!(group = tp, { tp.empty::<f32>(1000)? })?;
+///     let stats = world.pool().stats();
+///     assert_eq!(stats.live_bytes(), 4096); // 4000, rounded to 512
+///     assert_eq!(stats.reserved_bytes, 8 << 20); // one segment
+///     drop(x);
+///     assert_eq!(world.pool().stats().live_bytes(), 0);
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// Bytes of all segments that the device has given and not taken back.
+    pub reserved_bytes: u64,
+    /// Number of those segments.
+    pub segments: usize,
+    /// The most bytes that segments may take.
+    pub budget_bytes: u64,
+    /// Bytes of ordinary memory in use, outside the arenas.
+    pub plain_live_bytes: u64,
+    /// The arenas, in the order in which they were made.
+    pub arenas: Vec<ArenaStats>,
+}
+
+impl PoolStats {
+    /// Bytes that buffers own in all arenas, in multiples of 512.
+    pub fn live_bytes(&self) -> u64 {
+        self.arenas.iter().map(|arena| arena.live_bytes).sum()
+    }
+}
+
+/// One arena at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ArenaStats {
+    /// The group's label, or the name of the shared arena.
+    pub name: String,
+    /// Number of segments.
+    pub segments: usize,
+    /// Bytes of the segments.
+    pub reserved_bytes: u64,
+    /// Bytes that buffers own, in multiples of 512.
+    pub live_bytes: u64,
+    /// The most that `live_bytes` has been.
+    pub peak_live_bytes: u64,
+    /// Number of buffers.
+    pub live_blocks: u64,
+    /// Number of allocations so far.
+    pub allocations: u64,
+    /// A digest of all allocations so far: their order, sizes and positions. Equal on ranks with
+    /// equal histories.
+    pub digest: u64,
+}
+
+impl fmt::Display for PoolStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} B reserved in {} segments, {} B live, {} B plain",
+            self.reserved_bytes,
+            self.segments,
+            self.live_bytes(),
+            self.plain_live_bytes
+        )
+    }
+}

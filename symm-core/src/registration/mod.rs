@@ -1,0 +1,4 @@
+//! Which segment has which window in which group, and the one place where windows are made.
+
+pub(crate) mod ledger;
+pub(crate) mod round;

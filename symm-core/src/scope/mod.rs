@@ -1,0 +1,261 @@
+//! Scopes: between opening and closing, the thread's allocations go to the group's arena.
+
+pub(crate) mod routing;
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use self::routing::{Entry, Kind, Token};
+use crate::Cuda;
+use crate::backend::Backend;
+use crate::buffer::SymmBuf;
+use crate::element::Element;
+use crate::error::Result;
+use crate::group::core::GroupCore;
+use crate::group::tag::{Dyn, GroupTag};
+use crate::group::world::Fate;
+use crate::pool::usage::Claim;
+use crate::registration::round;
+use crate::site::Site;
+
+/// A frame of the thread's routing stack, closed when it is dropped. Stays on its thread.
+struct Frame<B: Backend> {
+    token: Token,
+    site: Site,
+    open: bool,
+    _thread: PhantomData<(*const (), fn() -> B)>,
+}
+
+impl<B: Backend> Frame<B> {
+    fn open(site: Site, kind: Kind<B>) -> Result<Self> {
+        let token = routing::push(site, kind)?;
+        Ok(Self {
+            token,
+            site,
+            open: true,
+            _thread: PhantomData,
+        })
+    }
+
+    fn close(mut self) -> Result<()> {
+        self.open = false;
+        routing::pop::<B>(self.token, self.site)
+    }
+}
+
+impl<B: Backend> Drop for Frame<B> {
+    fn drop(&mut self) {
+        if self.open {
+            // A wrong order was an early exit's or a leak's doing; the outer frame, which is closed
+            // by hand, reports it.
+            let _ = routing::pop::<B>(self.token, self.site);
+        }
+    }
+}
+
+/// An open scope of a group: the thread's allocations go to the group's arena, in NCCL symmetric
+/// memory.
+///
+/// Opened by [`Group::scope`](crate::Group::scope), by [`symm!`](crate::symm) and by
+/// [`#[symmetric]`](macro@crate::symmetric). [`close`](Scope::close) registers what the scope
+/// touched and is where an error of that is seen. **Drop never waits**: it ends the redirection and
+/// leaves what is pending to the group's next close or collective, which registers it before
+/// anything can use it.
+///
+/// ```
+/// use symm_core::{Host, World, groups};
+/// groups! { pub Tp = "tp"; }
+///
+/// World::<Host>::run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     let scope = tp.scope()?;
+///     let mut x = scope.zeros::<f32>(16)?;
+///     scope.close()?; // registers the segment that x lies in, on both ranks
+///     tp.all_reduce_in_place(&mut x, symm_core::ReduceOp::Sum)?;
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+#[must_use = "a scope redirects allocation while it is open: keep it, and close() it"]
+pub struct Scope<G: GroupTag = Dyn, B: Backend = Cuda> {
+    frame: Frame<B>,
+    group: Arc<GroupCore<B>>,
+    enabled: bool,
+    _group: PhantomData<fn() -> G>,
+}
+
+impl<G: GroupTag, B: Backend> Scope<G, B> {
+    pub(crate) fn open(group: &Arc<GroupCore<B>>, enabled: bool, site: Site) -> Result<Self> {
+        group.world.check()?;
+        let entry = enabled
+            .then(|| Entry::new(group, Claim::Scope, site))
+            .transpose()?;
+        let frame = Frame::open(
+            site,
+            Kind::Scope {
+                group: Arc::clone(group),
+                entry,
+            },
+        )?;
+        Ok(Self {
+            frame,
+            group: Arc::clone(group),
+            enabled,
+            _group: PhantomData,
+        })
+    }
+
+    /// Ends the scope and registers the segments that it touched with the group. All ranks of the
+    /// group close at the same point.
+    ///
+    /// # Errors
+    /// [`Error::Registration`]; [`Error::ScopeOrder`] when a scope opened inside is still open or
+    /// was leaked.
+    pub fn close(self) -> Result<()> {
+        let site = self.frame.site;
+        self.frame.close()?;
+        match self.enabled {
+            true => round::settle(&self.group, site),
+            false => Ok(()),
+        }
+    }
+
+    /// A buffer of this scope's group for `len` elements; undefined contents on CUDA, zeros on the
+    /// host backend.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::BudgetExceeded`], [`Error::Sealed`], [`Error::TooLarge`].
+    pub fn empty<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
+        SymmBuf::in_scope(&self.group, self.enabled, len)
+    }
+
+    /// A buffer of zeros.
+    ///
+    /// # Errors
+    /// As for [`empty`](Scope::empty).
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
+        self.empty(len)?.zeroed()
+    }
+
+    /// A buffer with a copy of `data`, whose length is the same on all ranks of the group.
+    ///
+    /// # Errors
+    /// As for [`empty`](Scope::empty).
+    pub fn from_slice<T: Element>(&self, data: &[T]) -> Result<SymmBuf<T, G, B>> {
+        self.empty(data.len())?.filled(data)
+    }
+
+    pub(crate) fn fate(&self) -> Fate<B> {
+        Fate::of(&self.group.world)
+    }
+
+    /// Where the scope was opened.
+    pub fn site(&self) -> Site {
+        self.frame.site
+    }
+}
+
+impl<G: GroupTag, B: Backend> fmt::Debug for Scope<G, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope")
+            .field("group", &self.group.label())
+            .field("site", &self.frame.site)
+            .field("enabled", &self.enabled)
+            .finish()
+    }
+}
+
+/// While it lives, allocations of this thread are ordinary memory, also inside scopes. For what
+/// only one rank needs.
+///
+/// ```
+/// use symm_core::{Buf, Host, World, groups, symm};
+/// groups! { pub Tp = "tp"; }
+///
+/// World::<Host>::run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     symm!(group = tp, {
+///         let redirected: Buf<f32, Host> = Buf::empty(8)?;
+///         assert!(redirected.is_symmetric());
+///         let _ordinary = tp.suspend()?;
+///         let table: Buf<f32, Host> = Buf::empty(1 + world.rank())?; // as long as this rank likes
+///         assert!(!table.is_symmetric());
+///     })
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+#[must_use = "allocation is ordinary while the suspension lives"]
+pub struct Suspension<B: Backend> {
+    frame: Frame<B>,
+}
+
+impl<B: Backend> Suspension<B> {
+    pub(crate) fn open(site: Site) -> Result<Self> {
+        Ok(Self {
+            frame: Frame::open(site, Kind::Suspended)?,
+        })
+    }
+
+    /// Ends it here, and reports a wrong order.
+    ///
+    /// # Errors
+    /// [`Error::ScopeOrder`] when a scope opened inside is still open.
+    pub fn resume(self) -> Result<()> {
+        self.frame.close()
+    }
+}
+
+impl<B: Backend> fmt::Debug for Suspension<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Suspension")
+            .field("site", &self.frame.site)
+            .finish()
+    }
+}
+
+/// While it lives, allocations, copies and collectives of this thread use its stream.
+///
+/// A buffer that is used on several streams is ordered by events: every use waits for the
+/// conflicting ones before it.
+///
+/// ```
+/// use symm_core::{Host, World};
+///
+/// World::<Host>::run(1, |world| {
+///     let x = world.pool().from_slice(&[1.0f32; 4])?; // on the world's stream
+///     let side = world.new_stream()?;
+///     let guard = world.on_stream(&side)?;
+///     assert_eq!(x.to_vec()?, [1.0; 4]); // on `side`, behind the copy to the device
+///     guard.end()
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+#[must_use = "the stream is current while the guard lives"]
+pub struct StreamScope<B: Backend> {
+    frame: Frame<B>,
+}
+
+impl<B: Backend> StreamScope<B> {
+    pub(crate) fn open(stream: &B::Stream, site: Site) -> Result<Self> {
+        Ok(Self {
+            frame: Frame::open(site, Kind::Stream(stream.clone()))?,
+        })
+    }
+
+    /// Ends it here, and reports a wrong order.
+    ///
+    /// # Errors
+    /// [`Error::ScopeOrder`] when a scope opened inside is still open.
+    pub fn end(self) -> Result<()> {
+        self.frame.close()
+    }
+}
+
+impl<B: Backend> fmt::Debug for StreamScope<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamScope")
+            .field("site", &self.frame.site)
+            .finish()
+    }
+}

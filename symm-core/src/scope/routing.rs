@@ -1,0 +1,263 @@
+//! Where a thread's allocations go: the stack of scopes, suspensions and streams that are open on
+//! it.
+
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Weak};
+
+use crate::backend::driver::Driver;
+use crate::backend::{Backend, Cuda, Host};
+use crate::error::{Error, Result};
+use crate::group::core::GroupCore;
+use crate::group::tag::GroupTag;
+use crate::group::world::Rank;
+use crate::pool::usage::Claim;
+use crate::site::Site;
+
+/// One thread's routing for one backend.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Routing<B: Backend> {
+    frames: RefCell<Vec<Frame<B>>>,
+    next: Cell<u64>,
+    /// The world that was made last on this thread, for ordinary memory outside scopes.
+    home: RefCell<Weak<Rank<B>>>,
+}
+
+/// What was opened, and where.
+#[derive(Debug)]
+struct Frame<B: Backend> {
+    token: Token,
+    site: Site,
+    kind: Kind<B>,
+}
+
+/// Names a frame of its thread; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token(u64);
+
+#[derive(Debug)]
+pub(crate) enum Kind<B: Backend> {
+    /// Allocations go to the group's arena; when `entry` is `None` the scope is switched off and
+    /// they are ordinary.
+    Scope {
+        group: Arc<GroupCore<B>>,
+        entry: Option<Entry<B>>,
+    },
+    /// Allocations are ordinary.
+    Suspended,
+    /// Work and allocations use this stream.
+    Stream(B::Stream),
+}
+
+/// A thread's claim on an arena, given back on every way out.
+#[derive(Debug)]
+pub(crate) struct Entry<B: Backend> {
+    group: Arc<GroupCore<B>>,
+    claim: Claim,
+}
+
+impl<B: Backend> Entry<B> {
+    /// Lets this thread in, or fails with `GroupBusy`.
+    pub(crate) fn new(group: &Arc<GroupCore<B>>, claim: Claim, site: Site) -> Result<Self> {
+        match group.arena.enter(claim, site) {
+            Ok(()) => Ok(Self {
+                group: Arc::clone(group),
+                claim,
+            }),
+            Err(there) => Err(Error::GroupBusy {
+                group: group.label().into(),
+                here: site,
+                there,
+            }),
+        }
+    }
+}
+
+impl<B: Backend> Drop for Entry<B> {
+    fn drop(&mut self) {
+        self.group.arena.leave(self.claim);
+    }
+}
+
+/// Where an untyped allocation goes.
+#[derive(Debug)]
+pub(crate) enum Target<B: Backend> {
+    /// The arena of this group.
+    Arena(Arc<GroupCore<B>>),
+    /// Ordinary memory of this rank.
+    Plain(Arc<Rank<B>>),
+}
+
+impl<B: Backend> Routing<B> {
+    /// Nothing open, no world. `const`, so that the thread-local needs no lazy initialisation.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Self {
+            frames: RefCell::new(Vec::new()),
+            next: Cell::new(0),
+            home: RefCell::new(Weak::new()),
+        }
+    }
+
+    fn has_scope(&self) -> bool {
+        self.frames
+            .borrow()
+            .iter()
+            .any(|frame| matches!(frame.kind, Kind::Scope { .. }))
+    }
+
+    fn push(&self, site: Site, kind: Kind<B>) -> Token {
+        let token = Token(self.next.get());
+        self.next.set(token.0 + 1);
+        self.frames.borrow_mut().push(Frame { token, site, kind });
+        token
+    }
+
+    /// Removes the frame and all that were opened inside it and are still open; the first of those
+    /// makes it an error.
+    fn pop(&self, token: Token, site: Site) -> Result<()> {
+        let mut frames = self.frames.borrow_mut();
+        let Some(index) = frames.iter().rposition(|frame| frame.token == token) else {
+            // An outer scope was closed first and took this one along.
+            return Err(Error::ScopeOrder {
+                closed: site,
+                inner: site,
+            });
+        };
+        let inner = frames.get(index + 1).map(|frame| frame.site);
+        let closed: Vec<_> = frames.drain(index..).collect();
+        drop(frames);
+        // A frame may hold the last handle of a group, whose drop must not run under the borrow.
+        drop(closed);
+        match inner {
+            None => Ok(()),
+            Some(inner) => Err(Error::ScopeOrder {
+                closed: site,
+                inner,
+            }),
+        }
+    }
+}
+
+/// Opens a frame on this thread.
+pub(crate) fn push<B: Backend>(site: Site, kind: Kind<B>) -> Result<Token> {
+    B::routing(|routing| routing.push(site, kind)).ok_or_else(thread_ends)
+}
+
+/// Closes it.
+pub(crate) fn pop<B: Backend>(token: Token, site: Site) -> Result<()> {
+    B::routing(|routing| routing.pop(token, site)).unwrap_or(Ok(()))
+}
+
+/// Makes the world this thread's home.
+pub(crate) fn set_home<B: Backend>(rank: &Arc<Rank<B>>) {
+    B::routing(|routing| *routing.home.borrow_mut() = Arc::downgrade(rank));
+}
+
+/// Closes whatever is left open on this thread, and says where the outermost of it was opened.
+pub(crate) fn clear<B: Backend>() -> Option<Site> {
+    let left = B::routing(|routing| std::mem::take(&mut *routing.frames.borrow_mut()))?;
+    left.first().map(|frame| frame.site)
+}
+
+/// The stream that work of this rank uses on this thread: the innermost stream scope's, else the
+/// world's.
+pub(crate) fn stream<B: Backend>(rank: &Rank<B>) -> B::Stream {
+    let pushed = B::routing(|routing| {
+        routing
+            .frames
+            .borrow()
+            .iter()
+            .rev()
+            .find_map(|frame| match &frame.kind {
+                Kind::Stream(stream) if B::stream_on(&rank.device, stream) => Some(stream.clone()),
+                _ => None,
+            })
+    });
+    pushed.flatten().unwrap_or_else(|| rank.stream.clone())
+}
+
+/// Where an untyped allocation goes: the innermost scope or suspension decides.
+pub(crate) fn target<B: Backend>() -> Result<Target<B>> {
+    let target = B::routing(|routing| {
+        let innermost = routing
+            .frames
+            .borrow()
+            .iter()
+            .rev()
+            .find_map(|frame| match &frame.kind {
+                Kind::Scope {
+                    group,
+                    entry: Some(_),
+                } => Some(Target::Arena(Arc::clone(group))),
+                Kind::Scope { group, entry: None } => Some(Target::Plain(Arc::clone(&group.world))),
+                Kind::Suspended => routing.home.borrow().upgrade().map(Target::Plain),
+                Kind::Stream(_) => None,
+            });
+        innermost.or_else(|| routing.home.borrow().upgrade().map(Target::Plain))
+    });
+    target.flatten().ok_or(Error::NoWorld { backend: B::NAME })
+}
+
+/// The group of the innermost scope of the tag, and whether the scope is switched on.
+pub(crate) fn scope_of<G: GroupTag, B: Backend>() -> Result<(Arc<GroupCore<B>>, bool)> {
+    find(|group: &GroupCore<B>| group.has_tag::<G>())?.ok_or_else(|| no_scope::<B>(G::NAME))
+}
+
+/// Whether the innermost scope of the group's tag is the group's own and switched on.
+pub(crate) fn scope_is<B: Backend>(wanted: &Arc<GroupCore<B>>) -> Result<bool> {
+    let (found, enabled) = find(|group: &GroupCore<B>| group.tag == wanted.tag)?
+        .ok_or_else(|| no_scope::<B>(wanted.tag_name))?;
+    match Arc::ptr_eq(&found, wanted) {
+        true => Ok(enabled),
+        false => Err(Error::WrongScope {
+            wanted: wanted.label().into(),
+            found: found.label().into(),
+        }),
+    }
+}
+
+#[allow(clippy::type_complexity)]
+fn find<B: Backend>(
+    matches: impl Fn(&GroupCore<B>) -> bool,
+) -> Result<Option<(Arc<GroupCore<B>>, bool)>> {
+    B::routing(|routing| {
+        let frames = routing.frames.borrow();
+        let visible = frames
+            .iter()
+            .rev()
+            .take_while(|frame| !matches!(frame.kind, Kind::Suspended));
+        visible.into_iter().find_map(|frame| match &frame.kind {
+            Kind::Scope { group, entry } if matches(group) => {
+                Some((Arc::clone(group), entry.is_some()))
+            }
+            _ => None,
+        })
+    })
+    .ok_or_else(thread_ends)
+}
+
+/// Looks at the other backend's stack too: `SymmBuf::<f32, Tp>` without a backend means Cuda, also
+/// in a scope of the host backend.
+fn no_scope<B: Backend>(group: &'static str) -> Error {
+    let open = [
+        (Host::NAME, Host::routing(Routing::has_scope)),
+        (Cuda::NAME, Cuda::routing(Routing::has_scope)),
+    ];
+    match open
+        .into_iter()
+        .find(|&(name, open)| name != B::NAME && open == Some(true))
+    {
+        Some((found, _)) => Error::WrongBackend {
+            wanted: B::NAME,
+            found,
+        },
+        None => Error::NoScope { group },
+    }
+}
+
+fn thread_ends() -> Error {
+    Error::Config {
+        what: "scopes cannot be used in the destructors of thread-local values".into(),
+    }
+}

@@ -1,0 +1,123 @@
+//! Where in the user's source a scope was opened or a call was made.
+
+use std::fmt;
+use std::panic::Location;
+
+/// A place in the user's source.
+///
+/// ```
+/// use symm_core::{Host, World, groups};
+/// groups! { pub Tp = "tp"; }
+///
+/// World::<Host>::run(1, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     let scope = tp.scope()?;
+///     assert!(scope.site().to_string().contains(".rs:"));
+///     scope.close()
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Site(Source);
+
+/// Two words, because sites lie in every frame and in errors.
+#[derive(Clone, Copy)]
+enum Source {
+    Macro(&'static Recorded),
+    Caller(&'static Location<'static>),
+}
+
+/// What a macro records of the place where it stands. The function's name is worked out only when
+/// it is printed.
+#[derive(Debug)]
+pub struct Recorded {
+    file: &'static str,
+    line: u32,
+    column: u32,
+    function: fn() -> &'static str,
+}
+
+impl Recorded {
+    /// Used by the macros.
+    pub const fn new(
+        file: &'static str,
+        line: u32,
+        column: u32,
+        function: fn() -> &'static str,
+    ) -> Self {
+        Self {
+            file,
+            line,
+            column,
+            function,
+        }
+    }
+}
+
+impl Site {
+    pub(crate) fn recorded(place: &'static Recorded) -> Self {
+        Self(Source::Macro(place))
+    }
+
+    /// The caller of a `#[track_caller]` function.
+    #[track_caller]
+    pub(crate) fn caller() -> Self {
+        Self(Source::Caller(Location::caller()))
+    }
+
+    /// The source file, as the compiler names it.
+    pub fn file(&self) -> &'static str {
+        match self.0 {
+            Source::Macro(place) => place.file,
+            Source::Caller(place) => place.file(),
+        }
+    }
+
+    /// The line, from 1.
+    pub fn line(&self) -> u32 {
+        match self.0 {
+            Source::Macro(place) => place.line,
+            Source::Caller(place) => place.line(),
+        }
+    }
+
+    /// The column, from 1.
+    pub fn column(&self) -> u32 {
+        match self.0 {
+            Source::Macro(place) => place.column,
+            Source::Caller(place) => place.column(),
+        }
+    }
+
+    /// The function around the site, where a macro recorded it.
+    pub fn function(&self) -> Option<&'static str> {
+        match self.0 {
+            Source::Macro(place) => Some((place.function)()),
+            Source::Caller(_) => None,
+        }
+    }
+}
+
+impl PartialEq for Site {
+    fn eq(&self, other: &Self) -> bool {
+        (self.file(), self.line(), self.column()) == (other.file(), other.line(), other.column())
+    }
+}
+
+impl Eq for Site {}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file(), self.line())?;
+        match self.function() {
+            Some(function) => write!(f, " in {function}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
