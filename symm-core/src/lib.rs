@@ -60,6 +60,8 @@
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
+// Only where memory and foreign functions are: backends and buffers.
+#![deny(unsafe_code)]
 
 extern crate self as symm_core;
 

@@ -1,5 +1,7 @@
 //! Where ranks run: [`Cuda`] on NVIDIA GPUs, [`Host`] as threads on any machine.
 
+#![allow(unsafe_code)]
+
 pub(crate) mod call;
 pub(crate) mod driver;
 

@@ -1,7 +1,10 @@
 //! Buffers: what users hold, read, write and pass to collectives.
 
+#![allow(unsafe_code)]
+
 mod buf;
 pub(crate) mod bytes;
+pub(crate) mod launch;
 pub(crate) mod memory;
 pub(crate) mod operand;
 pub(crate) mod plain;

@@ -1,11 +1,12 @@
 //! Several operations in one NCCL group: they progress together.
 
 use super::Group;
-use super::call::{Prepared, Send, run};
+use super::call::run;
 use super::path::Path;
 use super::tag::GroupTag;
 use crate::backend::Backend;
 use crate::backend::call::{Op, ReduceOp};
+use crate::buffer::launch::{Prepared, Send};
 use crate::buffer::{Dst, Src};
 use crate::element::Element;
 use crate::error::Result;
@@ -54,25 +55,25 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
     /// Adds [`Group::send`].
     pub fn send<T: Element>(&mut self, src: impl Src<T, G, B> + 'a, peer: usize) -> &mut Self {
         let src = src.into_operand();
-        self.push(Prepared {
-            op: Op::Send { peer },
-            dtype: T::DTYPE,
-            count: src.len,
-            send: Send::From(src),
-            recv: None,
-        })
+        self.push(Prepared::new(
+            Op::Send { peer },
+            T::DTYPE,
+            src.len,
+            Send::From(src),
+            None,
+        ))
     }
 
     /// Adds [`Group::recv`].
     pub fn recv<T: Element>(&mut self, dst: impl Dst<T, G, B> + 'a, peer: usize) -> &mut Self {
         let dst = dst.into_operand();
-        self.push(Prepared {
-            op: Op::Recv { peer },
-            dtype: T::DTYPE,
-            count: dst.len,
-            send: Send::Nothing,
-            recv: Some(dst),
-        })
+        self.push(Prepared::new(
+            Op::Recv { peer },
+            T::DTYPE,
+            dst.len,
+            Send::Nothing,
+            Some(dst),
+        ))
     }
 
     /// Adds [`Group::all_reduce`].
@@ -83,13 +84,13 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         op: ReduceOp,
     ) -> &mut Self {
         let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.push(Prepared {
-            op: Op::AllReduce(op),
-            dtype: T::DTYPE,
-            count: src.len,
-            send: Send::From(src),
-            recv: Some(dst),
-        })
+        self.push(Prepared::new(
+            Op::AllReduce(op),
+            T::DTYPE,
+            src.len,
+            Send::From(src),
+            Some(dst),
+        ))
     }
 
     /// Adds [`Group::all_reduce_in_place`].
@@ -99,13 +100,13 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         op: ReduceOp,
     ) -> &mut Self {
         let buf = buf.into_operand();
-        self.push(Prepared {
-            op: Op::AllReduce(op),
-            dtype: T::DTYPE,
-            count: buf.len,
-            send: Send::InPlace(0),
-            recv: Some(buf),
-        })
+        self.push(Prepared::new(
+            Op::AllReduce(op),
+            T::DTYPE,
+            buf.len,
+            Send::InPlace(0),
+            Some(buf),
+        ))
     }
 
     /// Adds [`Group::all_gather`].
@@ -115,13 +116,13 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         dst: impl Dst<T, G, B> + 'a,
     ) -> &mut Self {
         let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.push(Prepared {
-            op: Op::AllGather,
-            dtype: T::DTYPE,
-            count: src.len,
-            send: Send::From(src),
-            recv: Some(dst),
-        })
+        self.push(Prepared::new(
+            Op::AllGather,
+            T::DTYPE,
+            src.len,
+            Send::From(src),
+            Some(dst),
+        ))
     }
 
     /// Adds [`Group::reduce_scatter`].
@@ -132,13 +133,13 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         op: ReduceOp,
     ) -> &mut Self {
         let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.push(Prepared {
-            op: Op::ReduceScatter(op),
-            dtype: T::DTYPE,
-            count: dst.len,
-            send: Send::From(src),
-            recv: Some(dst),
-        })
+        self.push(Prepared::new(
+            Op::ReduceScatter(op),
+            T::DTYPE,
+            dst.len,
+            Send::From(src),
+            Some(dst),
+        ))
     }
 
     /// Adds [`Group::broadcast_in_place`].
@@ -148,13 +149,13 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         root: usize,
     ) -> &mut Self {
         let buf = buf.into_operand();
-        self.push(Prepared {
-            op: Op::Broadcast { root },
-            dtype: T::DTYPE,
-            count: buf.len,
-            send: Send::InPlace(0),
-            recv: Some(buf),
-        })
+        self.push(Prepared::new(
+            Op::Broadcast { root },
+            T::DTYPE,
+            buf.len,
+            Send::InPlace(0),
+            Some(buf),
+        ))
     }
 
     /// Launches what was added, and says which path each operation took, in the order in which they

@@ -1,11 +1,12 @@
 //! The collectives: each checks its operands, registers what it needs and says which path it took.
 
 use super::Group;
-use super::call::{Prepared, Send, run};
+use super::call::run;
 use super::path::Path;
 use super::tag::GroupTag;
 use crate::backend::Backend;
 use crate::backend::call::{Op, ReduceOp};
+use crate::buffer::launch::{Prepared, Send};
 use crate::buffer::operand::Operand;
 use crate::buffer::{Dst, Src, SymmBuf, SymmViewMut};
 use crate::element::Element;
@@ -76,7 +77,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         self.one::<T>(
             Op::AllGather,
             count,
-            Send::InPlace(self.rank() * count),
+            Send::InPlace((self.rank() * count) as isize),
             Some(buf),
         )
     }
@@ -112,9 +113,10 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
             "the buffer",
             &Operand::ours(&buf.buf, 0..buf.len(), true),
         )?;
-        let (all, mine) = (0..buf.len(), self.rank() * count..(self.rank() + 1) * count);
-        let send = Send::From(Operand::ours(&buf.buf, all, true));
+        let start = self.rank() * count;
+        let mine = start..start + count;
         let recv = Operand::ours(&buf.buf, mine.clone(), true);
+        let send = Send::InPlace(-(start as isize));
         let path = self.one::<T>(Op::ReduceScatter(op), count, send, Some(recv))?;
         Ok((buf.view_mut(mine)?, path))
     }
@@ -267,13 +269,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         let paths = run(
             self.core(),
             site,
-            &mut [Prepared {
-                op,
-                dtype: T::DTYPE,
-                count,
-                send,
-                recv,
-            }],
+            &mut [Prepared::new(op, T::DTYPE, count, send, recv)],
         )?;
         paths.first().copied().ok_or_else(|| Error::Config {
             what: "a call without a path: please report this".into(),

@@ -1,0 +1,225 @@
+//! Operands on their way to the device: checked, ordered with their other uses, turned into
+//! addresses, and enqueued.
+
+use std::sync::Arc;
+
+use super::operand::{Operand, Owner};
+use crate::backend::Backend;
+use crate::backend::call::{Call, Op};
+use crate::backend::driver::Access;
+use crate::element::Dtype;
+use crate::error::{Error, Result};
+use crate::group::core::GroupCore;
+use crate::group::path::{Choice, Path};
+
+/// A call with its operands, as a collective's method hands it in.
+#[derive(Debug)]
+pub(crate) struct Prepared<'a, B: Backend> {
+    pub(crate) op: Op,
+    pub(crate) dtype: Dtype,
+    /// Elements, in NCCL's sense for `op`.
+    pub(crate) count: usize,
+    pub(crate) send: Send<'a, B>,
+    pub(crate) recv: Option<Operand<'a, B>>,
+    /// See [`Call::avoid_windows`].
+    avoid_windows: bool,
+}
+
+/// What a call reads.
+#[derive(Debug)]
+pub(crate) enum Send<'a, B: Backend> {
+    Nothing,
+    From(Operand<'a, B>),
+    /// The destination's buffer, from so many elements after the destination on: NCCL's in-place
+    /// form.
+    InPlace(isize),
+}
+
+impl<'a, B: Backend> Prepared<'a, B> {
+    pub(crate) fn new(
+        op: Op,
+        dtype: Dtype,
+        count: usize,
+        send: Send<'a, B>,
+        recv: Option<Operand<'a, B>>,
+    ) -> Self {
+        Self {
+            op,
+            dtype,
+            count,
+            send,
+            recv,
+            avoid_windows: false,
+        }
+    }
+}
+
+/// Calls whose operands were found on the group's device, as long as the calls need them.
+#[derive(Debug)]
+pub(crate) struct Checked<'c, 'a, B: Backend> {
+    group: &'c GroupCore<B>,
+    calls: &'c mut [Prepared<'a, B>],
+}
+
+impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
+    pub(crate) fn new(
+        group: &'c Arc<GroupCore<B>>,
+        calls: &'c mut [Prepared<'a, B>],
+    ) -> Result<Self> {
+        calls.iter().try_for_each(|call| check(group, call))?;
+        Ok(Self { group, calls })
+    }
+
+    /// Decides for each call how it goes: its path, and whether it has to be kept from windows.
+    pub(crate) fn choose(&mut self, choose: impl Fn(&Prepared<'a, B>) -> Choice) -> Vec<Path> {
+        let decide = |call: &mut Prepared<'a, B>| {
+            let choice = choose(call);
+            call.avoid_windows = choice.avoid_windows;
+            choice.path
+        };
+        self.calls.iter_mut().map(decide).collect()
+    }
+
+    /// Enqueues the calls on `stream`, as one NCCL group if there are several. What moves nothing
+    /// is left out.
+    pub(crate) fn launch(self, stream: &B::Stream) -> Result<()> {
+        {
+            let mut addressed = Vec::with_capacity(self.calls.len());
+            let mut held = Vec::new();
+            for call in self.calls.iter_mut().filter(|call| call.count > 0) {
+                let mut recv = 0;
+                if let Some(operand) = &mut call.recv {
+                    let (addr, guard) = operand.enter(stream, Access::Write)?;
+                    held.extend(guard);
+                    recv = addr;
+                }
+                let width = call.dtype.bytes() as i64;
+                let send = match &mut call.send {
+                    Send::Nothing => 0,
+                    Send::InPlace(start) => recv.wrapping_add_signed(*start as i64 * width),
+                    Send::From(operand) => {
+                        let (addr, guard) = operand.enter(stream, Access::Read)?;
+                        held.extend(guard);
+                        addr
+                    }
+                };
+                let (op, dtype, count, avoid_windows) =
+                    (call.op, call.dtype, call.count, call.avoid_windows);
+                addressed.push(Call {
+                    op,
+                    dtype,
+                    count,
+                    send,
+                    recv,
+                    avoid_windows,
+                });
+            }
+            if addressed.is_empty() {
+                return Ok(());
+            }
+            let (device, comm) = (&self.group.world.device, self.group.comm()?);
+            // SAFETY: `check` found place and lengths; buffers give their memory back behind the
+            // stream, because `enter` and `leave` order it with their own.
+            unsafe { B::launch(device, comm, stream, &addressed) }?;
+        }
+        for call in self.calls.iter().filter(|call| call.count > 0) {
+            if let Some(recv) = &call.recv {
+                recv.leave(stream, Access::Write)?;
+            }
+            if let Send::From(send) = &call.send {
+                send.leave(stream, Access::Read)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything that can be wrong on this rank alone.
+fn check<B: Backend>(group: &Arc<GroupCore<B>>, call: &Prepared<'_, B>) -> Result<()> {
+    let operation = call.op.name();
+    let named = match call.op {
+        Op::Broadcast { root }
+        | Op::Reduce { root, .. }
+        | Op::Gather { root }
+        | Op::Scatter { root } => Some(root),
+        Op::Send { peer } | Op::Recv { peer } => Some(peer),
+        _ => None,
+    };
+    if let Some(rank) = named.filter(|rank| *rank >= group.size()) {
+        return Err(Error::NoSuchRank {
+            operation,
+            group: group.label().into(),
+            rank,
+            size: group.size(),
+        });
+    }
+    let (send, recv) = call.op.lengths(call.count, group.rank, group.size());
+    if let Send::From(operand) = &call.send {
+        check_operand(group, operation, "the source", operand, send)?;
+    }
+    if let Some(operand) = &call.recv {
+        check_operand(group, operation, "the destination", operand, recv)?;
+    }
+    if let (Send::From(from), Some(to)) = (&call.send, &call.recv)
+        && send > 0
+        && recv > 0
+        && let (Some(from), Some(to)) = (from.span(), to.span())
+        && from.start < to.end
+        && to.start < from.end
+    {
+        return Err(Error::Overlap {
+            operation,
+            group: group.label().into(),
+        });
+    }
+    Ok(())
+}
+
+fn check_operand<B: Backend>(
+    group: &Arc<GroupCore<B>>,
+    operation: &'static str,
+    what: &'static str,
+    operand: &Operand<'_, B>,
+    expected: usize,
+) -> Result<()> {
+    // An operand that this rank does not have in the operation (a destination on a rank that is not
+    // the root) may have any length.
+    if expected > 0 && operand.len != expected {
+        let what = format!("{operation}, {what}").into();
+        return Err(Error::Length {
+            what,
+            group: group.label().into(),
+            got: operand.len,
+            expected,
+        });
+    }
+    let elsewhere = match &operand.owner {
+        Owner::Ours { memory, .. } => {
+            let owner = memory.group();
+            if operand.of_group && !owner.is_some_and(|owner| Arc::ptr_eq(owner, group)) {
+                let buffer = owner.map_or_else(|| "no group".into(), |owner| owner.label());
+                return Err(Error::GroupMismatch {
+                    what: format!("{operation}, {what}").into(),
+                    buffer: buffer.into(),
+                    group: group.label().into(),
+                });
+            }
+            (!Arc::ptr_eq(memory.rank(), &group.world)).then(|| B::describe(&memory.rank().device))
+        }
+        Owner::Foreign(foreign) => foreign.elsewhere(&group.world.device),
+    };
+    match elsewhere {
+        None => Ok(()),
+        Some(found) => {
+            let (what, device) = (
+                format!("{operation} on {}: {what}", group.label()),
+                B::describe(&group.world.device),
+            );
+            Err(Error::WrongDevice {
+                what: what.into(),
+                found: found.into(),
+                device: device.into(),
+            })
+        }
+    }
+}
