@@ -48,6 +48,11 @@ mod sealed {
 /// }
 /// assert_eq!(bytes::<symm_core::bf16>(8), 16);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "a buffer cannot hold `{Self}`",
+    label = "not one of NCCL's types",
+    note = "they are `i8`, `u8`, `i32`, `u32`, `i64`, `u64`, `f16`, `bf16`, `f32` and `f64`"
+)]
 pub trait Element:
     sealed::Sealed + Copy + Debug + Default + PartialEq + Send + Sync + 'static
 {
@@ -57,7 +62,9 @@ pub trait Element:
 
 macro_rules! elements {
     ($($type:ty => $dtype:ident),* $(,)?) => { $(
+        #[diagnostic::do_not_recommend]
         impl sealed::Sealed for $type {}
+        #[diagnostic::do_not_recommend]
         impl Element for $type {
             const DTYPE: Dtype = Dtype::$dtype;
         }

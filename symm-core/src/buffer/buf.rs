@@ -35,7 +35,7 @@ use crate::scope::routing::{self, Target};
 ///     let ordinary: Buf<f32, Host> = Buf::zeros(4)?;
 ///     assert!(!ordinary.is_symmetric());
 ///     let redirected = symm!(group = tp, { Buf::<f32, Host>::zeros(4)? })?;
-///     let mut x = redirected.downcast::<Tp>().map_err(|(_, error)| error)?;
+///     let mut x = redirected.downcast::<Tp>()?;
 ///     tp.all_reduce_in_place(&mut x, symm_core::ReduceOp::Sum)?;
 ///     Ok(())
 /// })?;
@@ -238,6 +238,13 @@ impl<T: Element, B: Backend> Buf<T, B> {
                 Err((self, error))
             }
         }
+    }
+}
+
+/// So that `?` follows a `downcast` whose value is of no further use.
+impl<T: Element, B: Backend> From<(Buf<T, B>, Error)> for Error {
+    fn from((_, error): (Buf<T, B>, Error)) -> Self {
+        error
     }
 }
 

@@ -152,6 +152,12 @@ impl<B: Backend> Memory<B> {
         Ok(self.fence.get_or_init(|| fence))
     }
 
+    /// The fence, if the memory was used on more than its own stream, or by a kernel.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn fence_if_made(&self) -> Option<&B::Fence> {
+        self.fence.get()
+    }
+
     /// Runs `work` on the thread's stream, ordered with the other uses.
     pub(crate) fn on_stream<R>(
         &self,

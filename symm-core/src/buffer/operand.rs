@@ -197,7 +197,7 @@ use sealed::IntoOperand;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read by a collective of group `{G}`",
     label = "not a `&SymmBuf<{T}, {G}, _>`, a view of one, or `plain(..)`",
-    note = "allocate it in a scope of `{G}`, call the collective of its own group, or pass it as `plain(&buffer)` to give up symmetric kernels"
+    note = "allocate it in a scope of `{G}`, call the collective of its own group, `downcast` it if its group is `Dyn`, or pass it as `plain(&buffer)` to give up symmetric kernels"
 )]
 pub trait Src<T, G, B: Backend>: IntoOperand<B> {}
 
@@ -206,7 +206,7 @@ pub trait Src<T, G, B: Backend>: IntoOperand<B> {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written by a collective of group `{G}`",
     label = "not a `&mut SymmBuf<{T}, {G}, _>`, a mutable view of one, or `plain_mut(..)`",
-    note = "allocate it in a scope of `{G}`, call the collective of its own group, or pass it as `plain_mut(&mut buffer)` to give up symmetric kernels"
+    note = "allocate it in a scope of `{G}`, call the collective of its own group, `downcast` it if its group is `Dyn`, or pass it as `plain_mut(&mut buffer)` to give up symmetric kernels"
 )]
 pub trait Dst<T, G, B: Backend>: IntoOperand<B> {}
 
@@ -219,6 +219,7 @@ impl<T: Element, G: GroupTag, B: Backend> IntoOperand<B> for &SymmBuf<T, G, B> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Element, G: GroupTag, B: Backend> Src<T, G, B> for &SymmBuf<T, G, B> {}
 
 impl<T: Element, G: GroupTag, B: Backend> IntoOperand<B> for &mut SymmBuf<T, G, B> {
@@ -230,6 +231,7 @@ impl<T: Element, G: GroupTag, B: Backend> IntoOperand<B> for &mut SymmBuf<T, G, 
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Element, G: GroupTag, B: Backend> Dst<T, G, B> for &mut SymmBuf<T, G, B> {}
 
 macro_rules! view_operands {
@@ -244,6 +246,7 @@ macro_rules! view_operands {
             }
         }
 
+        #[diagnostic::do_not_recommend]
         impl<T: Element, G: GroupTag, B: Backend> $role<T, G, B> for $type {}
     )* };
 }
@@ -264,6 +267,7 @@ impl<T: Element, B: Backend> IntoOperand<B> for Plain<'_, T, B> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Element, G: GroupTag, B: Backend> Src<T, G, B> for Plain<'_, T, B> {}
 
 impl<T: Element, B: Backend> IntoOperand<B> for PlainMut<'_, T, B> {
@@ -275,4 +279,5 @@ impl<T: Element, B: Backend> IntoOperand<B> for PlainMut<'_, T, B> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Element, G: GroupTag, B: Backend> Dst<T, G, B> for PlainMut<'_, T, B> {}

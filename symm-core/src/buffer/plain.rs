@@ -29,6 +29,10 @@ pub struct PlainMut<'a, T: Element, B: Backend> {
 
 /// What [`plain`] takes: `&Buf`, `&SymmBuf` of any group, and cudarc's `&CudaSlice` and
 /// `&CudaView`. Sealed.
+#[diagnostic::on_unimplemented(
+    message = "`plain` does not take `{Self}`",
+    label = "not a `&Buf`, a `&SymmBuf`, or cudarc's `&CudaSlice` or `&CudaView`"
+)]
 pub trait PlainSource<'a>: sealed::Sealed {
     /// Its elements.
     type Element: Element;
@@ -40,6 +44,10 @@ pub trait PlainSource<'a>: sealed::Sealed {
 }
 
 /// What [`plain_mut`] takes: the same, borrowed exclusively. Sealed.
+#[diagnostic::on_unimplemented(
+    message = "`plain_mut` does not take `{Self}`",
+    label = "not a `&mut Buf`, a `&mut SymmBuf`, or cudarc's `&mut CudaSlice` or `&mut CudaViewMut`"
+)]
 pub trait PlainTarget<'a>: sealed::Sealed {
     /// Its elements.
     type Element: Element;
@@ -147,6 +155,7 @@ impl<T: Element, B: Backend> sealed::Sealed for &mut Buf<T, B> {}
 impl<T: Element, G: GroupTag, B: Backend> sealed::Sealed for &SymmBuf<T, G, B> {}
 impl<T: Element, G: GroupTag, B: Backend> sealed::Sealed for &mut SymmBuf<T, G, B> {}
 
+#[diagnostic::do_not_recommend]
 impl<'a, T: Element, B: Backend> PlainSource<'a> for &'a Buf<T, B> {
     type Element = T;
     type Backend = B;
@@ -156,6 +165,7 @@ impl<'a, T: Element, B: Backend> PlainSource<'a> for &'a Buf<T, B> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<'a, T: Element, B: Backend> PlainTarget<'a> for &'a mut Buf<T, B> {
     type Element = T;
     type Backend = B;
@@ -165,6 +175,7 @@ impl<'a, T: Element, B: Backend> PlainTarget<'a> for &'a mut Buf<T, B> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<'a, T: Element, G: GroupTag, B: Backend> PlainSource<'a> for &'a SymmBuf<T, G, B> {
     type Element = T;
     type Backend = B;
@@ -174,6 +185,7 @@ impl<'a, T: Element, G: GroupTag, B: Backend> PlainSource<'a> for &'a SymmBuf<T,
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<'a, T: Element, G: GroupTag, B: Backend> PlainTarget<'a> for &'a mut SymmBuf<T, G, B> {
     type Element = T;
     type Backend = B;

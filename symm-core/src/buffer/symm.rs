@@ -278,6 +278,13 @@ impl<T: Element, G: GroupTag, B: Backend> Deref for SymmBuf<T, G, B> {
     }
 }
 
+/// So that `?` follows a `downcast` whose value is of no further use.
+impl<T: Element, G: GroupTag, B: Backend> From<(SymmBuf<T, G, B>, Error)> for Error {
+    fn from((_, error): (SymmBuf<T, G, B>, Error)) -> Self {
+        error
+    }
+}
+
 impl<T: Element, G: GroupTag, B: Backend> fmt::Debug for SymmBuf<T, G, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Symm{:?}", self.buf)

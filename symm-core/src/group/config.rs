@@ -1,8 +1,10 @@
 //! How a world is started: sizes, deadlines, threads or processes.
 
 use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -95,33 +97,33 @@ impl<B: Backend> Config<B> {
         ranks: usize,
         f: impl Fn(World<B>) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
-        self.collect(
-            ranks,
-            f,
-            &Describe {
-                text: Error::to_string,
-                echo: |error| matches!(error, Error::PeerFailed { .. }),
-            },
-        )
+        self.run_with(ranks, f)
     }
 
     /// As [`World::run_with`], with these settings.
     ///
     /// # Errors
     /// As for [`World::run_with`].
-    pub fn run_with<R: Send, E: From<Error> + Send>(
+    pub fn run_with<R: Send, E: From<Error> + fmt::Display + Send>(
         &self,
         ranks: usize,
         f: impl Fn(World<B>) -> Result<R, E> + Sync,
     ) -> Result<Vec<R>, E> {
-        self.collect(
-            ranks,
-            f,
-            &Describe {
-                text: |_| "it returned an error".into(),
-                echo: |_| false,
-            },
-        )
+        let (outcomes, failed) = self.threads(ranks, &f)?;
+        let mut results = Vec::with_capacity(ranks);
+        let mut errors = BTreeMap::new();
+        for (rank, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Ok(result) => results.push(result),
+                Err(error) => drop(errors.insert(rank, error)),
+            }
+        }
+        // The others only heard of the first one's failure.
+        let first = failed.and_then(|rank| errors.remove(&rank));
+        match first.or_else(|| errors.pop_first().map(|(_, error)| error)) {
+            Some(error) => Err(error),
+            None => Ok(results),
+        }
     }
 
     /// As [`World::run_each`], with these settings.
@@ -130,8 +132,8 @@ impl<B: Backend> Config<B> {
         ranks: usize,
         f: impl Fn(World<B>) -> Result<R> + Sync,
     ) -> Vec<Result<R>> {
-        match self.threads(ranks, &f, Error::to_string) {
-            Ok(outcomes) => outcomes,
+        match self.threads(ranks, &f) {
+            Ok((outcomes, _)) => outcomes,
             Err(error) => (0..ranks).map(|_| Err(error.clone())).collect(),
         }
     }
@@ -163,36 +165,18 @@ impl<B: Backend> Config<B> {
         Ok(world)
     }
 
-    /// All results, or the error of the rank that failed first rather than of one that only heard
-    /// of it.
-    fn collect<R: Send, E: From<Error> + Send>(
-        &self,
-        ranks: usize,
-        f: impl Fn(World<B>) -> Result<R, E> + Sync,
-        describe: &Describe<E>,
-    ) -> Result<Vec<R>, E> {
-        let (mut results, mut echo) = (Vec::new(), None);
-        for outcome in self.threads(ranks, &f, describe.text)? {
-            match outcome {
-                Ok(result) => results.push(result),
-                Err(error) if (describe.echo)(&error) => echo = echo.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-        }
-        echo.map_or(Ok(results), Err)
-    }
-
-    fn threads<R: Send, E: From<Error> + Send>(
+    /// Every rank's result, and the rank that failed first.
+    fn threads<R: Send, E: From<Error> + fmt::Display + Send>(
         &self,
         ranks: usize,
         f: &(impl Fn(World<B>) -> Result<R, E> + Sync),
-        text: fn(&E) -> String,
-    ) -> Result<Vec<Result<R, E>>> {
+    ) -> Result<(Vec<Result<R, E>>, Option<usize>)> {
         if ranks == 0 {
             return Err(Error::Config {
                 what: "a world has at least one rank".into(),
             });
         }
+        let first = OnceLock::new();
         let seats = Rendezvous::threads(ranks)
             .into_iter()
             .enumerate()
@@ -205,12 +189,12 @@ impl<B: Backend> Config<B> {
                 rendezvous: Arc::new(rendezvous),
                 deadline: self.deadline,
             });
-        thread::scope(|scope| {
+        let outcomes: Result<_> = thread::scope(|scope| {
             let threads: Vec<_> = seats
                 .map(|seat| {
                     thread::Builder::new()
                         .name(format!("rank-{}", seat.rank))
-                        .spawn_scoped(scope, move || self.rank(seat, f, text))
+                        .spawn_scoped(scope, || self.rank(seat, f, &first))
                 })
                 .collect();
             threads
@@ -227,28 +211,28 @@ impl<B: Backend> Config<B> {
                     },
                 )
                 .collect()
-        })
+        });
+        Ok((outcomes?, first.into_inner()))
     }
 
-    /// One rank from its seat to its teardown.
-    fn rank<R, E: From<Error>>(
+    /// One rank from its seat to its teardown. `first` gets the rank that failed before all others.
+    fn rank<R, E: From<Error> + fmt::Display>(
         &self,
         seat: Seat,
         f: &impl Fn(World<B>) -> Result<R, E>,
-        text: fn(&E) -> String,
+        first: &OnceLock<usize>,
     ) -> Result<R, E> {
         let (rank, rendezvous) = (seat.rank, Arc::clone(&seat.rendezvous));
-        let world =
-            World::open(seat, self).inspect_err(|error| rendezvous.fail(&error.to_string()))?;
-        let progress = world.progress();
-        let outcome = match catch_unwind(AssertUnwindSafe(|| f(world))) {
-            Ok(outcome) => outcome.inspect_err(|error| rendezvous.fail(&text(error))),
-            Err(panic) => {
-                let error = panicked(rank, panic.as_ref());
-                rendezvous.fail(&error.to_string());
-                Err(error.into())
-            }
+        let failed = |error: &dyn fmt::Display| {
+            // Before the peers hear of it, and fail in turn.
+            let _ = first.set(rank);
+            rendezvous.fail(&error.to_string());
         };
+        let world = World::open(seat, self).inspect_err(|error| failed(error))?;
+        let progress = world.progress();
+        let outcome = catch_unwind(AssertUnwindSafe(|| f(world)))
+            .unwrap_or_else(|panic| Err(panicked(rank, panic.as_ref()).into()))
+            .inspect_err(|error| failed(error));
         let leaked = routing::clear::<B>();
         let torn_down = progress.wait(TEARDOWN);
         let result = outcome?;
@@ -257,12 +241,6 @@ impl<B: Backend> Config<B> {
             None => torn_down.map(|()| result).map_err(E::from),
         }
     }
-}
-
-/// How a rank's error is told to its peers, and whether it only repeats what a peer told.
-struct Describe<E> {
-    text: fn(&E) -> String,
-    echo: fn(&E) -> bool,
 }
 
 fn panicked(rank: usize, panic: &(dyn Any + Send)) -> Error {

@@ -194,7 +194,7 @@ impl<B: Backend> Group<Dyn, B> {
     /// World::<Host>::run(1, |world| {
     ///     let any = world.split::<Tp>(0, 0)?.erase();
     ///     let any = any.downcast::<Cp>().unwrap_err().0;
-    ///     let tp: Group<Tp, Host> = any.downcast().map_err(|(_, error)| error)?;
+    ///     let tp: Group<Tp, Host> = any.downcast()?;
     ///     assert_eq!(tp.name(), "tp");
     ///     Ok(())
     /// })?;
@@ -221,6 +221,13 @@ impl<B: Backend> Group<Dyn, B> {
 impl<G: GroupTag, B: Backend> Clone for Group<G, B> {
     fn clone(&self) -> Self {
         Self::new(Arc::clone(&self.core))
+    }
+}
+
+/// So that `?` follows a `downcast` whose value is of no further use.
+impl<G: GroupTag, B: Backend> From<(Group<G, B>, Error)> for Error {
+    fn from((_, error): (Group<G, B>, Error)) -> Self {
+        error
     }
 }
 

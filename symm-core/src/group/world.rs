@@ -110,6 +110,10 @@ impl<B: Backend> World<B> {
     /// Runs `f` on `ranks` threads of this process, each with a world of its own, and returns what
     /// they return, by rank.
     ///
+    /// On GPUs, CUDA loads kernels when they are first used and may hold a lock of the driver for it,
+    /// while a rank of the same process waits for a collective: run every shape once with waits in
+    /// between, or set `CUDA_MODULE_LOADING=EAGER`.
+    ///
     /// When one rank returns an error or panics, the others are told: they get
     /// [`Error::PeerFailed`] where they would wait for it.
     ///
@@ -124,7 +128,7 @@ impl<B: Backend> World<B> {
     ///
     /// # Errors
     /// That of the rank that failed first.
-    pub fn run_with<R: Send, E: From<Error> + Send>(
+    pub fn run_with<R: Send, E: From<Error> + fmt::Display + Send>(
         ranks: usize,
         f: impl Fn(World<B>) -> Result<R, E> + Sync,
     ) -> Result<Vec<R>, E> {

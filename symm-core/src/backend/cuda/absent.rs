@@ -41,6 +41,7 @@ macro_rules! unreachable_without {
     };
 }
 
+#[diagnostic::do_not_recommend]
 impl Driver for Cuda {
     const NAME: &'static str = NAME;
 

@@ -15,6 +15,7 @@ use crate::backend::driver::{Access, Driver, Seat, Split};
 use crate::error::Result;
 use crate::scope::routing::Routing;
 
+#[diagnostic::do_not_recommend]
 impl Driver for Cuda {
     const NAME: &'static str = NAME;
 

@@ -69,6 +69,7 @@ macro_rules! plain_source {
     ($($type:ty),*) => { $(
         impl<T: Element> Sealed for &$type {}
 
+        #[diagnostic::do_not_recommend]
         impl<'a, T: Element> PlainSource<'a> for &'a $type {
             type Element = T;
             type Backend = Cuda;
@@ -84,6 +85,7 @@ macro_rules! plain_target {
     ($($type:ty),*) => { $(
         impl<T: Element> Sealed for &mut $type {}
 
+        #[diagnostic::do_not_recommend]
         impl<'a, T: Element> PlainTarget<'a> for &'a mut $type {
             type Element = T;
             type Backend = Cuda;

@@ -67,6 +67,7 @@ thread_local! {
     static ROUTING: Routing<Host> = const { Routing::new() };
 }
 
+#[diagnostic::do_not_recommend]
 impl Driver for Host {
     const NAME: &'static str = "host";
 
