@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::comm::Members;
 use super::header::{self, Header};
+use super::members::Members;
 use super::memory::Memory;
 use super::reduce::reduce;
 use crate::backend::call::Op;

@@ -2,24 +2,22 @@
 //! registered by all ranks in one order.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::c_void;
-use std::fmt;
-use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::collective::{Collective, Part};
-use super::device::Shared;
 use super::fault::Outcome;
 use super::header::{Header, Place};
+use super::members::Members;
 use super::options::Options;
 use super::queue::Item;
 use super::stream::HostStream;
+use super::window::{Segment, Window};
 use crate::backend::call::{Call, Op};
 use crate::backend::driver::{Seat, Split};
 use crate::error::{Error, Result, Rule};
-use crate::rendezvous::{Rendezvous, Topic};
+use crate::rendezvous::Rendezvous;
 
 /// The communicator of the whole world.
 const WORLD: u64 = 1;
@@ -28,82 +26,6 @@ const COLLECTIVES: u64 = 1;
 const MESSAGES: u64 = 2;
 const WINDOWS: u64 = 3;
 const START: u64 = 4;
-
-/// Who is in a communicator, and how they meet.
-pub(super) struct Members {
-    pub(super) id: u64,
-    pub(super) name: Box<str>,
-    /// This rank's rank in the communicator.
-    pub(super) rank: usize,
-    /// World ranks.
-    pub(super) world: Arc<[usize]>,
-    pub(super) rendezvous: Arc<Rendezvous>,
-    pub(super) deadline: Duration,
-}
-
-impl Members {
-    pub(super) fn differ(&self, what: &str, detail: String) -> Error {
-        Error::RanksDiffer {
-            group: self.name.clone(),
-            what: what.into(),
-            detail: detail.into(),
-        }
-    }
-
-    fn topic(&self, words: &[u64], step: u64) -> Topic {
-        let words: Vec<u64> = [self.id].iter().chain(words).copied().collect();
-        Topic {
-            channel: Topic::channel(&words),
-            step,
-        }
-    }
-
-    /// Exchanges values that must be equal in their first `equal` words; returns those of all.
-    fn agree(
-        &self,
-        topic: Topic,
-        words: &[u64],
-        equal: usize,
-        what: &str,
-    ) -> Result<Vec<Vec<u64>>> {
-        let value = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let on = format!("{what} on {}", self.name);
-        let values = self
-            .rendezvous
-            .exchange(topic, &self.world, value, &on, self.deadline)?;
-        let read = |value: &Vec<u8>| {
-            value
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .map(|word| u64::from_le_bytes(*word))
-                .collect::<Vec<_>>()
-        };
-        let all: Vec<Vec<u64>> = values.iter().map(read).collect();
-        match all
-            .iter()
-            .position(|other| other.len() != words.len() || other[..equal] != all[0][..equal])
-        {
-            None => Ok(all),
-            Some(other) => {
-                let show = |at: usize| {
-                    format!(
-                        "rank {} says {:?}",
-                        self.world[at],
-                        &all[at][..equal.min(all[at].len())]
-                    )
-                };
-                Err(self.differ(what, format!("{}, {}", show(0), show(other))))
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Members {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
 
 /// A communicator.
 #[derive(Debug)]
@@ -123,67 +45,6 @@ struct State {
     registrations: u64,
     /// Live windows by their first address.
     windows: BTreeMap<u64, Window>,
-}
-
-/// Memory that can become a window.
-#[derive(Debug)]
-pub struct Segment {
-    base: u64,
-    bytes: u64,
-    /// Windows that are on it, of any communicator.
-    windows: Arc<AtomicUsize>,
-}
-
-/// A registered segment.
-#[derive(Clone, Debug)]
-pub struct Window {
-    comm: u64,
-    /// The how manieth of its communicator it is; never used twice.
-    ordinal: u64,
-    base: u64,
-    bytes: u64,
-    /// Where the members have it.
-    bases: Arc<[u64]>,
-    on_segment: Arc<AtomicUsize>,
-}
-
-impl Segment {
-    pub(super) fn new(device: &Shared, bytes: u64) -> Result<Self> {
-        let base = device.allocate(bytes, 2 << 20, "a segment")?;
-        Ok(Self {
-            base,
-            bytes,
-            windows: Arc::default(),
-        })
-    }
-
-    pub(super) fn base(&self) -> u64 {
-        self.base
-    }
-
-    pub(super) fn free(self, device: &Shared) -> Result<()> {
-        let windows = self.windows.load(Ordering::Acquire);
-        if windows > 0 {
-            let detail = format!(
-                "the segment of {} bytes at {:#x} has {windows} windows",
-                self.bytes, self.base
-            );
-            return Err(Error::Violation {
-                rank: device.rank(),
-                rule: Rule::FreedWhileRegistered,
-                detail: detail.into(),
-            });
-        }
-        device.free(self.base);
-        Ok(())
-    }
-}
-
-impl Window {
-    /// A value that names the window, as a handle does; not a place in memory.
-    pub(super) fn handle(&self) -> *mut c_void {
-        ptr::without_provenance_mut((self.comm as usize) << 20 | (self.ordinal as usize + 1))
-    }
 }
 
 impl Comm {

@@ -20,6 +20,7 @@ mod engine;
 mod fault;
 mod header;
 mod kernel;
+mod members;
 mod memory;
 mod options;
 mod queue;
@@ -27,6 +28,7 @@ mod reduce;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,10 +45,11 @@ use super::call::Call;
 use super::driver::{Access, Driver, Seat, Split};
 use crate::error::{Error, Result};
 use crate::scope::routing::Routing;
-use comm::{Comm, Segment, Window};
+use comm::Comm;
 use device::Device;
 use fault::Outcome;
 use stream::{Fence, Plain};
+use window::{Segment, Window};
 
 /// Ranks without GPUs: the same programs, and errors where NCCL is silent. What users test their
 /// own layers with.
