@@ -34,7 +34,10 @@ impl Dtype {
 }
 
 mod sealed {
-    pub trait Sealed {}
+    pub trait Sealed {
+        #[doc(hidden)]
+        const DTYPE: super::Dtype;
+    }
 }
 
 /// A number that buffers hold: `i8`, `u8`, `i32`, `u32`, `i64`, `u64`, [`f16`], [`bf16`], `f32`,
@@ -56,18 +59,16 @@ mod sealed {
 pub trait Element:
     sealed::Sealed + Copy + Debug + Default + PartialEq + Send + Sync + 'static
 {
-    #[doc(hidden)]
-    const DTYPE: Dtype;
 }
 
 macro_rules! elements {
     ($($type:ty => $dtype:ident),* $(,)?) => { $(
         #[diagnostic::do_not_recommend]
-        impl sealed::Sealed for $type {}
-        #[diagnostic::do_not_recommend]
-        impl Element for $type {
+        impl sealed::Sealed for $type {
             const DTYPE: Dtype = Dtype::$dtype;
         }
+        #[diagnostic::do_not_recommend]
+        impl Element for $type {}
     )* };
 }
 

@@ -96,3 +96,7 @@ pub use pool::{ArenaStats, Pool, PoolStats, Position};
 pub use scope::{Scope, StreamScope, Suspension};
 pub use site::Site;
 pub use symm_macros::{groups, symm, symmetric};
+
+/// What makes a type neither `Send` nor `Sync`, named for the compiler's messages.
+#[derive(Debug)]
+pub(crate) struct StaysOnItsThread(#[allow(dead_code)] [*const (); 0]);

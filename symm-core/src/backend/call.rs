@@ -64,6 +64,15 @@ impl Op {
         }
     }
 
+    /// Whether NCCL has symmetric kernels for it, for some types.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn has_symmetric_kernels(self) -> bool {
+        matches!(
+            self,
+            Op::AllReduce(_) | Op::AllGather | Op::ReduceScatter(_)
+        )
+    }
+
     /// Elements that this rank reads and writes for a `count` in NCCL's sense, in a group of `size`
     /// of which it is `rank`.
     ///

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod call;
+pub(crate) mod defects;
 pub(crate) mod driver;
 
 pub mod cuda;

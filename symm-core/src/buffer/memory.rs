@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::StaysOnItsThread;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
 use crate::error::{Error, Result};
@@ -24,7 +25,7 @@ pub(crate) struct Memory<B: Backend> {
     stream: B::Stream,
     /// Made at the first use on another stream, or by a kernel.
     fence: OnceCell<B::Fence>,
-    _thread: PhantomData<*const ()>,
+    _thread: PhantomData<StaysOnItsThread>,
 }
 
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::backend::call::{Op, ReduceOp};
+use crate::backend::defects;
 use crate::element::Dtype;
 
 /// How a collective ran. Never unknown.
@@ -151,7 +152,7 @@ pub(crate) fn choose(
             avoid_windows: true,
         };
     }
-    if !has_kernel(op, dtype) {
+    if !has_kernel(op, dtype, facts.version) {
         return plain(Reason::NoKernel);
     }
     if bytes.saturating_mul(facts.ranks as u64) >= LARGEST {
@@ -191,11 +192,13 @@ fn windows_needed(op: Op, version: u32) -> Option<(bool, bool)> {
 }
 
 /// Whether NCCL has a symmetric kernel for the reduction and type (`ncclSymkImplemented`): sums of
-/// `f32`, `f16` and `bf16`, gathers of everything.
-fn has_kernel(op: Op, dtype: Dtype) -> bool {
+/// `f32`, `f16` and `bf16`, gathers of everything, and from 2.30.3 on averages in reduce_scatter.
+fn has_kernel(op: Op, dtype: Dtype, version: u32) -> bool {
     match op {
         Op::AllGather => true,
-        Op::AllReduce(op) | Op::ReduceScatter(op) => op == ReduceOp::Sum && is_small_float(dtype),
+        Op::AllReduce(op) => op == ReduceOp::Sum && is_small_float(dtype),
+        Op::ReduceScatter(ReduceOp::Sum) => is_small_float(dtype),
+        Op::ReduceScatter(ReduceOp::Avg) => version >= 23_003 && is_small_float(dtype),
         _ => false,
     }
 }
@@ -204,15 +207,11 @@ fn is_small_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F16 | Dtype::Bf16 | Dtype::F32)
 }
 
-/// Averages on windows. From 2.30.3 on `ncclSymkImplemented` says yes to them while `generate.py`
-/// emits no such all_reduce kernel, so that NCCL would index its kernel table at -1 (read in
-/// 2.30.7; not known to be mended).
+/// Whether NCCL would take a symmetric kernel that it must not take.
 fn has_defect(op: Op, dtype: Dtype, version: u32) -> bool {
-    let average = matches!(
-        op,
-        Op::AllReduce(ReduceOp::Avg) | Op::ReduceScatter(ReduceOp::Avg)
-    );
-    average && is_small_float(dtype) && version >= 23003
+    op == Op::AllReduce(ReduceOp::Avg)
+        && is_small_float(dtype)
+        && defects::AVERAGE_ALL_REDUCE.affects(version)
 }
 
 #[cfg(test)]

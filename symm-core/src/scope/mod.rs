@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use self::routing::{Entry, Kind, Token};
 use crate::Cuda;
+use crate::StaysOnItsThread;
 use crate::backend::Backend;
 use crate::buffer::SymmBuf;
 use crate::element::Element;
@@ -24,7 +25,7 @@ struct Frame<B: Backend> {
     token: Token,
     site: Site,
     open: bool,
-    _thread: PhantomData<(*const (), fn() -> B)>,
+    _thread: PhantomData<(StaysOnItsThread, fn() -> B)>,
 }
 
 impl<B: Backend> Frame<B> {

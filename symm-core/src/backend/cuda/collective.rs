@@ -24,6 +24,9 @@ pub(super) unsafe fn launch(
     calls: &[Call],
 ) -> Result<()> {
     device.bind()?;
+    if calls.iter().any(|call| call.op.has_symmetric_kernels()) {
+        device.separate(stream)?;
+    }
     let enqueue = Enqueue {
         device,
         nccl: device.nccl,

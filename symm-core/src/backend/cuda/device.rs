@@ -8,6 +8,7 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use super::libcuda;
 use super::nccl_sys::{Nccl, SHARED_DEVICES, SUCCESS, nccl};
 use super::probe::{DeviceInfo, DriverInfo, NcclInfo, Probe};
+use crate::backend::defects::EARLY_READ;
 use crate::backend::driver::Seat;
 use crate::error::{Error, Result};
 
@@ -17,6 +18,8 @@ pub struct Device {
     pub(super) rank: usize,
     pub(super) context: Arc<CudaContext>,
     pub(super) nccl: &'static Nccl,
+    /// Four bytes to write to, where [`EARLY_READ`] asks for it.
+    scratch: Option<sys::CUdeviceptr>,
 }
 
 impl Device {
@@ -42,10 +45,15 @@ impl Device {
         let context = CudaContext::new(seat.local_rank % devices)
             .map_err(fail("cuDevicePrimaryCtxRetain"))?;
         note_rank(&context, seat.rank);
+        let scratch = EARLY_READ.affects(nccl.version).then(|| {
+            // SAFETY: freed once, when the device is dropped.
+            unsafe { result::malloc_sync(4) }.map_err(fail("cuMemAlloc"))
+        });
         Ok(Self {
             rank: seat.rank,
             context,
             nccl,
+            scratch: scratch.transpose()?,
         })
     }
 
@@ -71,6 +79,17 @@ impl Device {
         }
     }
 
+    /// Keeps the next kernel on the stream from starting before the last one is done, where a defect
+    /// of NCCL lets it.
+    pub(super) fn separate(&self, stream: &CudaStream) -> Result<()> {
+        let Some(scratch) = self.scratch else {
+            return Ok(());
+        };
+        // SAFETY: the four bytes are the device's as long as it lives, and nothing reads them.
+        unsafe { result::memset_d8_async(scratch, 0, 4, stream.cu_stream()) }
+            .map_err(|error| self.error("cuMemsetD8Async", error))
+    }
+
     /// What a call of NCCL returned.
     pub(super) fn check(&self, call: &'static str, code: i32) -> Result<()> {
         match code {
@@ -91,6 +110,19 @@ impl Device {
             .per_thread_stream()
             .fork()
             .map_err(|error| self.error("cuStreamCreate", error))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // Dropped behind all groups, which waited for their streams.
+        if let Some(scratch) = self.scratch
+            && let Ok(true) = self.bind_to_release()
+        {
+            // SAFETY: allocated in `open`, freed once.
+            let freed = unsafe { result::free_sync(scratch) };
+            self.context.record_err(freed);
+        }
     }
 }
 

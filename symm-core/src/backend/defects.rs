@@ -1,0 +1,57 @@
+//! Known defects of NCCL's versions, and what this crate does about each.
+
+/// A defect, and the versions that have it.
+#[derive(Debug)]
+pub(crate) struct Defect {
+    /// The first version that has it, as NCCL writes it (2.30.7 is 23007).
+    from: u32,
+    /// The first version after it that has it no more.
+    until: u32,
+}
+
+/// `ncclSymkImplemented` says yes to averages of floats on windows, but `generate.py` emits no such
+/// all_reduce kernel, so that NCCL indexes its table of kernels at -1. Not known to be mended.
+///
+/// An average is made of values that are scaled before they are summed, which takes no symmetric
+/// kernel; visible as [`Reason::Defect`](crate::Reason::Defect).
+pub(crate) const AVERAGE_ALL_REDUCE: Defect = Defect {
+    from: 23_003,
+    until: u32::MAX,
+};
+
+/// Symmetric kernels are launched as programmatic dependents of the kernel before them on their
+/// stream (`enqueue.cc`), but do not wait for it: `cudaGridDependencySynchronize` was left out until
+/// commit 2948185d. So they read what that kernel has not written yet: with 2.28.9 on 2 H200, the
+/// logits of this repository's decoder were wrong from the first row on.
+///
+/// A small write is put between the two: it waits for the kernel before it, and the symmetric
+/// kernel depends on the write alone.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // the host backend has no such dependents
+pub(crate) const EARLY_READ: Defect = Defect {
+    from: 22_800,
+    until: 23_007,
+};
+
+impl Defect {
+    pub(crate) fn affects(&self, version: u32) -> bool {
+        (self.from..self.until).contains(&version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_told_apart() {
+        let early = [22_705, 22_803, 22_809, 22_907, 23_006, 23_007];
+        assert_eq!(
+            early.map(|v| EARLY_READ.affects(v)),
+            [false, true, true, true, true, false]
+        );
+        assert_eq!(
+            [22_907, 23_003, 23_203].map(|v| AVERAGE_ALL_REDUCE.affects(v)),
+            [false, true, true]
+        );
+    }
+}
