@@ -37,10 +37,15 @@ fn choice<B: Backend>(group: &GroupCore<B>, call: &Prepared<'_, B>) -> Choice {
         .recv
         .as_ref()
         .map_or(Spot::Absent, |operand| spot(group, operand));
-    let send = match &call.send {
+    let send = match call.send {
         Send::Nothing => Spot::Absent,
-        Send::From(operand) => spot(group, operand),
-        Send::InPlace(_) => recv,
+        Send::From(ref operand) => spot(group, operand),
+        Send::InPlace(start) => match recv {
+            Spot::Window(offset) => {
+                Spot::Window(offset.wrapping_add_signed(start as i64 * call.dtype.bytes() as i64))
+            }
+            outside => outside,
+        },
     };
     let facts = Facts {
         version: group.version,
@@ -54,13 +59,13 @@ fn choice<B: Backend>(group: &GroupCore<B>, call: &Prepared<'_, B>) -> Choice {
 /// Where NCCL finds an operand. It goes by addresses alone, and so does this: also a buffer of
 /// another group of a shared arena may lie in a window.
 fn spot<B: Backend>(group: &GroupCore<B>, operand: &Operand<'_, B>) -> Spot {
-    let Owner::Ours { memory, .. } = &operand.owner else {
+    let Owner::Ours { memory, offset } = &operand.owner else {
         return Spot::Outside(Reason::Foreign);
     };
     match memory.block() {
         Some((owner, block)) if Arc::ptr_eq(&owner.arena, &group.arena) => {
             match group.ledger().standing(block.position.segment) {
-                Standing::Window => Spot::Window,
+                Standing::Window => Spot::Window(block.position.offset + offset),
                 Standing::Refused => Spot::Outside(Reason::Unsupported),
                 Standing::None => Spot::Outside(Reason::Foreign),
             }

@@ -106,21 +106,32 @@ impl<B: Backend> Drop for GroupCore<B> {
     /// Hands windows, communicator and arena to the reaper, which gives them back in this order
     /// once the group's work is done.
     fn drop(&mut self) {
-        let Some(comm) = self.comm.take() else { return };
+        let Some(comm) = self.comm.take() else {
+            return;
+        };
         let windows = std::mem::take(
             self.ledger
                 .get_mut()
                 .unwrap_or_else(PoisonError::into_inner),
         )
         .into_windows();
-        let (arena, device) = (Arc::clone(&self.arena), Arc::clone(&self.world.device));
+        let (arena, world) = (Arc::clone(&self.arena), Arc::clone(&self.world));
         self.world.pool.reaper.later(move || {
+            let device = Arc::clone(&world.device);
             let mut outcome = reaper::drain::<B>(&arena.streams());
             for (window, segment) in windows {
                 outcome = outcome.and(B::deregister(&device, &comm, window));
                 drop(segment);
             }
-            outcome = outcome.and(B::destroy(&device, comm));
+            // The world's communicator goes behind those that were split from it.
+            world.pool.reaper.aside({
+                let world = Arc::clone(&world);
+                move || {
+                    let destroyed = B::destroy(&device, comm);
+                    drop(world);
+                    destroyed
+                }
+            });
             drop(arena);
             outcome
         });

@@ -25,7 +25,8 @@ use crate::element::Dtype;
 pub enum Path {
     /// A symmetric kernel on the group's window.
     Symmetric,
-    /// NCCL without the window, for this reason.
+    /// NCCL without the window, for this reason: its ordinary kernels, or from 2.29.2 on, for small
+    /// messages, symmetric LL kernels that copy through NCCL's own buffers.
     Plain(Reason),
 }
 
@@ -82,8 +83,8 @@ impl fmt::Display for Reason {
 /// Where an operand is, as far as the path depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spot {
-    /// In a window of the group.
-    Window,
+    /// So many bytes from the start of a window of the group.
+    Window(u64),
     /// Elsewhere, for this reason.
     Outside(Reason),
     /// This rank has no such operand.
@@ -146,7 +147,7 @@ pub(crate) fn choose(
     if let Some(reason) = relevant.into_iter().find_map(|(_, spot)| outside(spot)) {
         return plain(reason);
     }
-    if has_defect(op, dtype, facts.version) {
+    if has_defect(op, dtype, bytes, send, facts.version) {
         return Choice {
             path: Path::Plain(Reason::Defect),
             avoid_windows: true,
@@ -171,7 +172,7 @@ pub(crate) fn choose(
 fn outside(spot: Spot) -> Option<Reason> {
     match spot {
         Spot::Outside(reason) => Some(reason),
-        Spot::Window | Spot::Absent => None,
+        Spot::Window(_) | Spot::Absent => None,
     }
 }
 
@@ -207,11 +208,15 @@ fn is_small_float(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F16 | Dtype::Bf16 | Dtype::F32)
 }
 
-/// Whether NCCL would take a symmetric kernel that it must not take.
-fn has_defect(op: Op, dtype: Dtype, version: u32) -> bool {
-    op == Op::AllReduce(ReduceOp::Avg)
-        && is_small_float(dtype)
-        && defects::AVERAGE_ALL_REDUCE.affects(version)
+/// Whether NCCL would take a symmetric kernel that it must not take. The same on all ranks: offsets
+/// in windows are, and what lies elsewhere counts as unaligned.
+fn has_defect(op: Op, dtype: Dtype, bytes: u64, send: Spot, version: u32) -> bool {
+    let average = op == Op::AllReduce(ReduceOp::Avg) && is_small_float(dtype);
+    let starts_aligned = matches!(send, Spot::Window(offset) if offset % 4 == 0);
+    let parts_aligned = !matches!(op, Op::ReduceScatter(_)) || bytes % 4 == 0;
+    let unaligned = dtype.bytes() < 4 && !(starts_aligned && parts_aligned);
+    average && defects::AVERAGE_ALL_REDUCE.affects(version)
+        || unaligned && has_kernel(op, dtype, version) && defects::UNALIGNED_LOAD.affects(version)
 }
 
 #[cfg(test)]
@@ -235,7 +240,7 @@ mod tests {
             version: 22809,
             ..FACTS
         };
-        let (w, f) = (Spot::Window, FOREIGN);
+        let (w, f) = (Spot::Window(0), FOREIGN);
         let sum = Op::ReduceScatter(ReduceOp::Sum);
         assert_eq!(path(Op::AllGather, Dtype::I8, f, w, FACTS), Path::Symmetric);
         assert_eq!(
@@ -256,7 +261,7 @@ mod tests {
     #[test]
     fn what_has_no_kernel_is_plain() {
         let (w, ops) = (
-            Spot::Window,
+            Spot::Window(0),
             [
                 Op::AllToAll,
                 Op::Broadcast { root: 0 },
@@ -286,8 +291,8 @@ mod tests {
             average,
             Dtype::Bf16,
             1024,
-            Spot::Window,
-            Spot::Window,
+            Spot::Window(0),
+            Spot::Window(0),
             FACTS,
         );
         assert_eq!(
@@ -302,8 +307,35 @@ mod tests {
             ..FACTS
         };
         assert_eq!(
-            path(average, Dtype::Bf16, Spot::Window, Spot::Window, old),
+            path(average, Dtype::Bf16, Spot::Window(0), Spot::Window(0), old),
             Path::Plain(Reason::NoKernel)
+        );
+    }
+
+    #[test]
+    fn what_nccl_loads_wrongly_is_kept_from_the_window() {
+        let old = Facts {
+            version: 22809,
+            ..FACTS
+        };
+        let (sum, odd, even) = (ReduceOp::Sum, Spot::Window(6), Spot::Window(8));
+        let defect = Path::Plain(Reason::Defect);
+        assert_eq!(path(Op::AllReduce(sum), Dtype::F16, odd, even, old), defect);
+        assert_eq!(
+            path(Op::AllReduce(sum), Dtype::F16, even, odd, old),
+            Path::Symmetric
+        );
+        assert_eq!(
+            path(Op::AllReduce(sum), Dtype::F16, odd, even, FACTS),
+            Path::Symmetric
+        );
+        let scattered = choose(Op::ReduceScatter(sum), Dtype::Bf16, 1022, even, even, old);
+        assert_eq!(
+            scattered,
+            Choice {
+                path: defect,
+                avoid_windows: true
+            }
         );
     }
 }

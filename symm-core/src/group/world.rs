@@ -77,7 +77,7 @@ impl<B: Backend> Drop for Rank<B> {
         let (device, stream) = (Arc::clone(&self.device), self.stream.clone());
         self.pool
             .reaper
-            .later(move || B::synchronize(&stream).and(B::destroy(&device, comm)));
+            .aside(move || B::synchronize(&stream).and(B::destroy(&device, comm)));
     }
 }
 

@@ -66,6 +66,23 @@ impl Reaper {
         }
     }
 
+    /// Runs the job on a thread of its own. For what waits for peers, as destroying a communicator
+    /// does between processes: they may come to their jobs in another order.
+    pub(crate) fn aside(&self, job: impl FnOnce() -> Result<()> + Send + 'static) {
+        self.progress.state().pending += 1;
+        let progress = Arc::clone(&self.progress);
+        let run = move || progress.finish(job());
+        if let Err(error) = thread::Builder::new()
+            .name("symm-destroy".into())
+            .spawn(run)
+        {
+            let what =
+                format!("a communicator is not destroyed, no thread could be started: {error}");
+            self.progress
+                .finish(Err(Error::Config { what: what.into() }));
+        }
+    }
+
     /// Lets go of segments once the streams have done their work.
     pub(crate) fn segments<B: Backend>(
         &self,

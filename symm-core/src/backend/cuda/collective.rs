@@ -11,7 +11,7 @@ use super::device::Device;
 use super::nccl_sys::{Nccl, RawComm, RawStream, SCALAR_HOST_IMMEDIATE};
 use crate::backend::call::{Call, Op, ReduceOp};
 use crate::element::Dtype;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Enqueues the calls, as one NCCL group if there is more than one.
 ///
@@ -91,10 +91,7 @@ impl Enqueue<'_> {
                         (nccl.ncclReduceScatter)(send, recv, count, dtype, op, comm, stream),
                     )
                 }),
-                Op::AllGather if call.avoid_windows => Err(Error::Unsupported {
-                    what: "an all_gather that uses no window",
-                    why: "NCCL takes the window whenever there is one".into(),
-                }),
+                Op::AllGather if call.avoid_windows => self.gather_by_broadcasts(call),
                 Op::AllGather => self.device.check(
                     "ncclAllGather",
                     (nccl.ncclAllGather)(send, recv, count, dtype, comm, stream),
@@ -148,6 +145,31 @@ impl Enqueue<'_> {
                 ),
             }
         }
+    }
+
+    /// An all_gather that keeps off the window: broadcasts have no symmetric kernels.
+    ///
+    /// # Safety
+    /// As for `call`.
+    unsafe fn gather_by_broadcasts(&self, call: &Call) -> Result<()> {
+        let part = (call.count * call.dtype.bytes()) as u64;
+        self.grouped(|| {
+            (0..self.size).try_for_each(|root| {
+                let recv = call.recv + part * root as u64;
+                // Only the root's source is read.
+                let send = if root == self.rank { call.send } else { recv };
+                let broadcast = Op::Broadcast { root };
+                // SAFETY: the caller vouches for the operands.
+                unsafe {
+                    self.call(&Call {
+                        op: broadcast,
+                        send,
+                        recv,
+                        ..*call
+                    })
+                }
+            })
+        })
     }
 
     /// What NCCL before 2.28 has no call for: sends to the peers that `to` names, receives from
