@@ -40,7 +40,7 @@ mod sealed {
     }
 }
 
-/// A number that buffers hold: `i8`, `u8`, `i32`, `u32`, `i64`, `u64`, [`f16`], [`bf16`], `f32`,
+/// A number that buffers hold: `i8`, `u8`, `i32`, `u32`, `i64`, `u64`, [`f16`](struct@f16), [`bf16`], `f32`,
 /// `f64`.
 ///
 /// Sealed: these are NCCL's types, each valid for every bit pattern.

@@ -18,7 +18,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Parses `key = value, ..` with the given `keys`. Whatever is wrong goes to `errors`, the rest is kept.
+    /// Parses `key = value, ..` with the given `keys`. Whatever is wrong goes to `errors`, the rest
+    /// is kept.
     pub(crate) fn parse(tokens: TokenStream, keys: &[&str], errors: &mut Errors) -> Self {
         let mut args = Self::default();
         errors.parse_parts::<Token![,]>(tokens, |input| args.argument(input, keys));
@@ -33,13 +34,22 @@ impl Args {
 
     fn argument(&mut self, input: ParseStream, keys: &[&str]) -> Result<()> {
         let start = input.span();
-        let key = input.call(Ident::parse_any).ok().filter(|_| input.peek(Token![=]));
+        let key = input
+            .call(Ident::parse_any)
+            .ok()
+            .filter(|_| input.peek(Token![=]));
         let Some(key) = key else {
-            return Err(Error::new(start, "expected `key = value`, such as `group = self.tp`"));
+            return Err(Error::new(
+                start,
+                "expected `key = value`, such as `group = self.tp`",
+            ));
         };
         let name = key.to_string();
         if !keys.contains(&name.as_str()) {
-            return Err(Error::new(key.span(), format!("unknown key `{name}`: {}", did_you_mean(&name, keys))));
+            return Err(Error::new(
+                key.span(),
+                format!("unknown key `{name}`: {}", did_you_mean(&name, keys)),
+            ));
         }
         input.parse::<Token![=]>()?;
         match name.as_str() {
@@ -76,7 +86,10 @@ pub(crate) struct Policy(Ident);
 impl Parse for Policy {
     fn parse(input: ParseStream) -> Result<Self> {
         let span = input.span();
-        let word = input.parse::<Ident>().map(|word| word.to_string()).unwrap_or_default();
+        let word = input
+            .parse::<Ident>()
+            .map(|word| word.to_string())
+            .unwrap_or_default();
         match word.as_str() {
             "poison" => Ok(Self(Ident::new("Poison", span))),
             "panic" => Ok(Self(Ident::new("Panic", span))),

@@ -6,8 +6,8 @@ use syn::parse::{Parse, ParseStream, Parser};
 use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
 use syn::{
-    Attribute, Error, GenericArgument, PathArguments, PathSegment, Result, ReturnType, Signature, Token, TraitBound,
-    Type, Visibility,
+    Attribute, Error, GenericArgument, PathArguments, PathSegment, Result, ReturnType, Signature,
+    Token, TraitBound, Type, Visibility,
 };
 
 use crate::args::Args;
@@ -29,11 +29,13 @@ pub(crate) fn expand(args: TokenStream, item: &TokenStream) -> TokenStream {
             let opened = open(&args, group, function.sig.ident.span());
             function.expand(&args, &opened)
         }
-        _ => quote_spanned!(Span::mixed_site()=> #item #errors),
+        // What the arguments alone use is not used here, which is not what is wrong.
+        _ => quote_spanned!(Span::mixed_site()=> #[allow(unused_variables)] #item #errors),
     }
 }
 
-/// A function whose body is left unparsed: half-typed code still expands, so that editors can complete it.
+/// A function whose body is left unparsed: half-typed code still expands, so that editors can
+/// complete it.
 struct Function {
     attrs: Vec<Attribute>,
     vis: Visibility,
@@ -49,7 +51,10 @@ impl Parse for Function {
         let start = input.span();
         let is_fn = |token| matches!(token, TokenTree::Ident(word) if word == "fn");
         if !input.fork().parse::<TokenStream>()?.into_iter().any(is_fn) {
-            return Err(Error::new(start, "`#[symmetric]` annotates a function or a method"));
+            return Err(Error::new(
+                start,
+                "`#[symmetric]` annotates a function or a method",
+            ));
         }
         let sig: Signature = input.parse()?;
         let Some(mut body) = braces(&input.parse()?) else {
@@ -65,7 +70,13 @@ impl Parse for Function {
             body = Group::new(body.delimiter(), rest);
             body.set_span(span);
         }
-        Ok(Self { attrs, vis, sig, inner_attrs, body })
+        Ok(Self {
+            attrs,
+            vis,
+            sig,
+            inner_attrs,
+            body,
+        })
     }
 }
 
@@ -73,7 +84,10 @@ impl Function {
     /// Refuses what would run outside of the scope or before there is one.
     fn check(&self, errors: &mut Errors) {
         if let Some(constness) = &self.sig.constness {
-            errors.push(Error::new(constness.span, "a `const fn` cannot open a scope: that happens at run time"));
+            errors.push(Error::new(
+                constness.span,
+                "a `const fn` cannot open a scope: that happens at run time",
+            ));
         }
         if let Some(asyncness) = &self.sig.asyncness {
             errors.push(Error::new(
@@ -88,7 +102,13 @@ impl Function {
     fn expand(self, args: &Args, opened: &TokenStream) -> TokenStream {
         let own = Span::mixed_site();
         let private = args.private();
-        let Self { attrs, vis, sig, inner_attrs, body } = self;
+        let Self {
+            attrs,
+            vis,
+            sig,
+            inner_attrs,
+            body,
+        } = self;
         let mut returns = sig.output.clone();
         EraseImplTrait.visit_return_type_mut(&mut returns);
 
@@ -99,10 +119,13 @@ impl Function {
         };
         let (first, last) = ends(&returned);
         let private_there = quote_spanned!(first=> private);
-        let policy =
-            args.on_error.as_ref().map_or_else(|| quote_spanned!(last=> Unspecified), ToTokens::to_token_stream);
+        let policy = args.on_error.as_ref().map_or_else(
+            || quote_spanned!(last=> Unspecified),
+            ToTokens::to_token_stream,
+        );
         let finish = quote_spanned!(ends(&error).0=> finish);
-        // By method, so that the compiler knows a `Result` by its type and prefers it; `impl Trait` hides its type.
+        // By method, so that the compiler knows a `Result` by its type and prefers it; `impl Trait`
+        // hides its type.
         let result = if is_impl_trait(&sig.output) {
             quote_spanned!(own=> private::Plain::#finish(run, #private_there::#policy))
         } else {
@@ -129,7 +152,12 @@ struct Futures<'a>(&'a mut Errors);
 
 impl<'ast> Visit<'ast> for Futures<'_> {
     fn visit_trait_bound(&mut self, bound: &'ast TraitBound) {
-        if bound.path.segments.last().is_some_and(|last| last.ident == "Future") {
+        if bound
+            .path
+            .segments
+            .last()
+            .is_some_and(|last| last.ident == "Future")
+        {
             self.0.push(Error::new_spanned(
                 bound,
                 "the returned future would run after the scope has closed: move what allocates into a function of \
@@ -145,7 +173,10 @@ struct EraseImplTrait;
 impl VisitMut for EraseImplTrait {
     fn visit_type_mut(&mut self, ty: &mut Type) {
         if let Type::ImplTrait(_) = ty {
-            *ty = Type::Infer(syn::TypeInfer { attrs: Vec::new(), underscore_token: <Token![_]>::default() });
+            *ty = Type::Infer(syn::TypeInfer {
+                attrs: Vec::new(),
+                underscore_token: <Token![_]>::default(),
+            });
         } else {
             syn::visit_mut::visit_type_mut(self, ty);
         }
@@ -155,8 +186,12 @@ impl VisitMut for EraseImplTrait {
 /// The `E` of `Result<T, E>` where it is written out, else the whole type.
 fn error_type(returned: &Type) -> &Type {
     if let Type::Path(path) = returned
-        && let Some(PathSegment { arguments: PathArguments::AngleBracketed(arguments), .. }) = path.path.segments.last()
-        && let (2, Some(GenericArgument::Type(error))) = (arguments.args.len(), arguments.args.last())
+        && let Some(PathSegment {
+            arguments: PathArguments::AngleBracketed(arguments),
+            ..
+        }) = path.path.segments.last()
+        && let (2, Some(GenericArgument::Type(error))) =
+            (arguments.args.len(), arguments.args.last())
     {
         error
     } else {

@@ -45,17 +45,27 @@ fn split(input: TokenStream, errors: &mut Errors) -> (TokenStream, Group) {
     let last = tokens.pop();
     if let Some(block) = last.as_ref().and_then(braces) {
         if tokens.last().is_some_and(|last| !is_punct(last, ',')) {
-            errors.push(Error::new(block.span_open(), "expected `,` before the block"));
+            errors.push(Error::new(
+                block.span_open(),
+                "expected `,` before the block",
+            ));
         }
         (tokens.into_iter().collect(), own(&block))
     } else {
         let span = last.map_or_else(Span::call_site, |last| last.span());
-        errors.push(Error::new(span, "`symm!` ends with a block: `symm!(group = tp, { .. })`"));
-        (TokenStream::new(), Group::new(Delimiter::Brace, TokenStream::new()))
+        errors.push(Error::new(
+            span,
+            "`symm!` ends with a block: `symm!(group = tp, { .. })`",
+        ));
+        (
+            TokenStream::new(),
+            Group::new(Delimiter::Brace, TokenStream::new()),
+        )
     }
 }
 
-/// The same block at the same place, but the macro's own: lints call a user's braces superfluous here.
+/// The same block at the same place, but the macro's own: lints call a user's braces superfluous
+/// here.
 fn own(block: &Group) -> Group {
     let mut own = Group::new(block.delimiter(), block.stream());
     own.set_span(Span::mixed_site().located_at(block.span()));
@@ -64,7 +74,9 @@ fn own(block: &Group) -> Group {
 
 /// The `{ .. }` that `token` is, also as a `$block:block` of a `macro_rules!` macro.
 pub(crate) fn braces(token: &TokenTree) -> Option<Group> {
-    let TokenTree::Group(group) = token else { return None };
+    let TokenTree::Group(group) = token else {
+        return None;
+    };
     match group.delimiter() {
         Delimiter::Brace => Some(group.clone()),
         Delimiter::None => braces(&group.stream().into_iter().next()?),
@@ -76,7 +88,8 @@ fn is_punct(token: &TokenTree, char: char) -> bool {
     matches!(token, TokenTree::Punct(punct) if punct.as_char() == char)
 }
 
-/// Refuses `.await`, which would let other tasks allocate in this scope. Nested async code may wait: it runs later.
+/// Refuses `.await`, which would let other tasks allocate in this scope. Nested async code may
+/// wait: it runs later.
 fn refuse_await(block: TokenStream, errors: &mut Errors) {
     let mut after_dot = false;
     let mut in_async = false;

@@ -23,7 +23,8 @@ impl Errors {
         result.map_err(|error| self.push(error)).ok()
     }
 
-    /// Parses all `tokens` with `part`, again and again; after an error it goes on behind the next `End`.
+    /// Parses all `tokens` with `part`, again and again; after an error it goes on behind the next
+    /// `End`.
     pub(crate) fn parse_parts<End: Parse + Token>(
         &mut self,
         tokens: TokenStream,
@@ -54,11 +55,15 @@ impl ToTokens for Errors {
     }
 }
 
-/// The end of a message about an unknown `word`: the known word that was probably meant, else all of them.
+/// The end of a message about an unknown `word`: the known word that was probably meant, else all
+/// of them.
 pub(crate) fn did_you_mean<S: AsRef<str>>(word: &str, known: &[S]) -> String {
     let similarity = |known: &&str| strsim::jaro_winkler(word, known);
     let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
-    let closest = known.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    let closest = known
+        .iter()
+        .copied()
+        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     match closest {
         Some(closest) if similarity(&closest) > 0.8 => format!("did you mean `{closest}`?"),
         _ => format!("expected one of `{}`", known.join("`, `")),
@@ -67,8 +72,8 @@ pub(crate) fn did_you_mean<S: AsRef<str>>(word: &str, known: &[S]) -> String {
 
 /// The places of the first and the last token of `tokens`, for names of the macro's own.
 ///
-/// Stable Rust cannot join spans, but the compiler does: an expression whose first and last token are placed at these
-/// two is underlined as a whole.
+/// Stable Rust cannot join spans, but the compiler does: an expression whose first and last token
+/// are placed at these two is underlined as a whole.
 pub(crate) fn ends(tokens: &impl ToTokens) -> (Span, Span) {
     let own = |span| Span::mixed_site().located_at(span);
     let tokens: Vec<TokenTree> = tokens.to_token_stream().into_iter().collect();

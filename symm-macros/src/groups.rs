@@ -16,7 +16,10 @@ pub(crate) fn expand(input: TokenStream) -> TokenStream {
     let groups = Groups::parse(input, &mut errors);
     groups.check_arenas(&mut errors);
     let krate = krate(groups.krate.as_ref());
-    let tags = groups.tags.iter().map(|tag| tag.expand(&krate, groups.arena_of(tag)));
+    let tags = groups
+        .tags
+        .iter()
+        .map(|tag| tag.expand(&krate, groups.arena_of(tag)));
     quote!(#(#tags)* #errors)
 }
 
@@ -66,15 +69,28 @@ impl Groups {
 
     fn declare(&mut self, tag: Tag) -> Result<()> {
         if self.tags.iter().any(|other| other.ident == tag.ident) {
-            return Err(Error::new(tag.ident.span(), format!("the group `{}` is declared twice", tag.ident)));
+            return Err(Error::new(
+                tag.ident.span(),
+                format!("the group `{}` is declared twice", tag.ident),
+            ));
         }
         let name = tag.name.value();
-        let same = self.tags.iter().find(|other| other.name.value() == name).map(|other| other.ident.clone());
+        let same = self
+            .tags
+            .iter()
+            .find(|other| other.name.value() == name)
+            .map(|other| other.ident.clone());
         let span = tag.name.span();
         self.tags.push(tag);
         match same {
-            _ if name.is_empty() => Err(Error::new(span, "a group needs a name, which reports and errors show")),
-            Some(other) => Err(Error::new(span, format!("the group `{other}` has this name already"))),
+            _ if name.is_empty() => Err(Error::new(
+                span,
+                "a group needs a name, which reports and errors show",
+            )),
+            Some(other) => Err(Error::new(
+                span,
+                format!("the group `{other}` has this name already"),
+            )),
             None => Ok(()),
         }
     }
@@ -84,15 +100,22 @@ impl Groups {
         let mut seen: Vec<&Ident> = Vec::new();
         for Arena { keyword, members } in &self.arenas {
             if members.len() < 2 {
-                let message = "an arena is shared by two groups or more; a group that is in none has its own";
+                let message =
+                    "an arena is shared by two groups or more; a group that is in none has its own";
                 errors.push(Error::new(keyword.span(), message));
             }
             for member in members {
                 if !self.tags.iter().any(|tag| tag.ident == *member) {
-                    let message = format!("unknown group `{member}`: {}", did_you_mean(&member.to_string(), &tags));
+                    let message = format!(
+                        "unknown group `{member}`: {}",
+                        did_you_mean(&member.to_string(), &tags)
+                    );
                     errors.push(Error::new(member.span(), message));
                 } else if seen.contains(&member) {
-                    errors.push(Error::new(member.span(), format!("the group `{member}` is in an arena already")));
+                    errors.push(Error::new(
+                        member.span(),
+                        format!("the group `{member}` is in an arena already"),
+                    ));
                 }
                 seen.push(member);
             }
@@ -100,7 +123,9 @@ impl Groups {
     }
 
     fn arena_of(&self, tag: &Tag) -> Option<&Arena> {
-        self.arenas.iter().find(|arena| arena.members.contains(&tag.ident))
+        self.arenas
+            .iter()
+            .find(|arena| arena.members.contains(&tag.ident))
     }
 }
 
@@ -109,16 +134,31 @@ impl Parse for Tag {
         let attrs = input.call(Attribute::parse_outer)?;
         let vis = input.parse()?;
         let ident: Ident = input.parse()?;
-        let needs_name = |error: Error| Error::new(error.span(), format!("expected a name: `{ident} = \"..\";`"));
+        let needs_name = |error: Error| {
+            Error::new(
+                error.span(),
+                format!("expected a name: `{ident} = \"..\";`"),
+            )
+        };
         input.parse::<Token![=]>().map_err(needs_name)?;
         let name = input.parse().map_err(needs_name)?;
-        Ok(Self { attrs, vis, ident, name })
+        Ok(Self {
+            attrs,
+            vis,
+            ident,
+            name,
+        })
     }
 }
 
 impl Tag {
     fn expand(&self, krate: &TokenStream, arena: Option<&Arena>) -> TokenStream {
-        let Self { attrs, vis, ident, name } = self;
+        let Self {
+            attrs,
+            vis,
+            ident,
+            name,
+        } = self;
         let cfgs = attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
         let arena = arena.map(|arena| {
             let path = format!("::{arena}");
@@ -154,7 +194,10 @@ impl Parse for Arena {
         let content;
         parenthesized!(content in input);
         let members = Punctuated::<Ident, Token![,]>::parse_terminated(&content)?;
-        Ok(Self { keyword, members: members.into_iter().collect() })
+        Ok(Self {
+            keyword,
+            members: members.into_iter().collect(),
+        })
     }
 }
 

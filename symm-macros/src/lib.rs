@@ -1,4 +1,5 @@
-//! The macros of [symm-core](https://docs.rs/symm-core), which re-exports them: depend on that crate, not on this one.
+//! The macros of [symm-core](https://docs.rs/symm-core), which re-exports them: depend on that
+//! crate, not on this one.
 //!
 //! | macro | what it does |
 //! |---|---|
@@ -19,7 +20,8 @@ mod open;
 #[cfg(test)]
 mod tests;
 
-/// Runs the body of a function in a scope of a group: what it allocates there is symmetric memory of that group.
+/// Runs the body of a function in a scope of a group: what it allocates there is symmetric memory
+/// of that group.
 ///
 /// ```
 /// use symm_core::{Backend, Group, Host, Result, SymmBuf, World, groups, symmetric};
@@ -47,31 +49,34 @@ mod tests;
 ///
 /// # Arguments
 ///
-/// - `group = EXPR`, always needed: a [`Group`], or what dereferences to one, such as `&Group`, `Arc<Group>` or a
-///   lock's guard. It is evaluated inside the function, where `self` and the arguments are in scope. Its temporaries,
-///   a lock's guard above all, end before the body runs.
+/// - `group = EXPR`, always needed: a [`Group`], or what dereferences to one, such as `&Group`,
+///   `Arc<Group>` or a lock's guard. It is evaluated inside the function, where `self` and the
+///   arguments are in scope. Its temporaries, a lock's guard above all, end before the body runs.
 /// - `when = EXPR`: a `bool`; if false, the memory is plain and its collectives say so.
-/// - `on_error = poison | panic`: what a failure of the scope itself does in a function that cannot return it: poison
-///   the world, so that the next call on any of its groups gives the error, or panic.
+/// - `on_error = poison | panic`: what a failure of the scope itself does in a function that cannot
+///   return it: poison the world, so that the next call on any of its groups gives the error, or
+///   panic.
 /// - `crate = PATH`: where symm-core is, `::symm_core` if not said.
 ///
 /// # Errors of the scope
 ///
-/// Opening a scope can fail, and so can the registration when it closes. A function that returns `Result<T, E>`, under
-/// any alias and with any `E: From<symm_core::Error>`, returns that error. `anyhow::Error`, `Box<dyn Error>` and
-/// `io::Error` are such types. An error of the body goes first. Functions with another return type must say `on_error`;
-/// so must those that return `impl Trait`, whose type the macro cannot see.
+/// Opening a scope can fail, and so can the registration when it closes. A function that returns
+/// `Result<T, E>`, under any alias and with any `E: From<symm_core::Error>`, returns that error.
+/// `anyhow::Error`, `Box<dyn Error>` and `io::Error` are such types. An error of the body goes
+/// first. Functions with another return type must say `on_error`; so must those that return `impl
+/// Trait`, whose type the macro cannot see.
 ///
-/// When the body leaves by an error or a panic, the scope is not closed but dropped, which never waits: what is still
-/// to be registered is left to the group's next collective or scope, and it is there that an error of this
-/// registration shows.
+/// When the body leaves by an error or a panic, the scope is not closed but dropped, which never
+/// waits: what is still to be registered is left to the group's next collective or scope, and it is
+/// there that an error of this registration shows.
 ///
 /// # Which functions
 ///
-/// Functions and methods of all kinds: generic, `unsafe`, with `impl Trait`, by-value `self`, returned reborrows of
-/// `&mut self`, in traits and their implementations. Not `const fn`, nor `async fn` or one that returns a future: a
-/// scope belongs to a thread, and across an `.await` other tasks would allocate in it. Move what allocates into a
-/// function that is not async, annotate that one, and call it.
+/// Functions and methods of all kinds: generic, `unsafe`, with `impl Trait`, by-value `self`,
+/// returned reborrows of `&mut self`, in traits and their implementations. Not `const fn`, nor
+/// `async fn` or one that returns a future: a scope belongs to a thread, and across an `.await`
+/// other tasks would allocate in it. Move what allocates into a function that is not async,
+/// annotate that one, and call it.
 ///
 /// # Expansion
 ///
@@ -83,7 +88,8 @@ mod tests;
 /// }
 /// ```
 ///
-/// The body becomes a closure, so `Location::caller()` in it is the closure's, not that of a `#[track_caller]` function.
+/// The body becomes a closure, so `Location::caller()` in it is the closure's, not that of a
+/// `#[track_caller]` function.
 ///
 /// [`Group`]: https://docs.rs/symm-core/latest/symm_core/struct.Group.html
 #[proc_macro_attribute]
@@ -91,7 +97,8 @@ pub fn symmetric(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::expand(args.into(), &item.into()).into()
 }
 
-/// Runs a block in a scope of a group and gives a `Result<T, symm_core::Error>`, where `T` is the block's type.
+/// Runs a block in a scope of a group and gives a `Result<T, symm_core::Error>`, where `T` is the
+/// block's type.
 ///
 /// ```
 /// use symm_core::{Host, World, groups, symm};
@@ -112,15 +119,16 @@ pub fn symmetric(args: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// # Early exits
 ///
-/// The block is no closure: `?`, `return`, `break` and `continue` mean what they mean without the macro, and leave both
-/// the block and the scope. `?` inside the block therefore returns from the function around it; the `?` behind the
-/// macro is for the scope's own error.
+/// The block is no closure: `?`, `return`, `break` and `continue` mean what they mean without the
+/// macro, and leave both the block and the scope. `?` inside the block therefore returns from the
+/// function around it; the `?` behind the macro is for the scope's own error.
 ///
-/// A scope that is left early, or by a panic, is not closed but dropped, which never waits: what is still to be
-/// registered is left to the group's next collective or scope, and it is there that an error of this registration
-/// shows.
+/// A scope that is left early, or by a panic, is not closed but dropped, which never waits: what is
+/// still to be registered is left to the group's next collective or scope, and it is there that an
+/// error of this registration shows.
 ///
-/// `.await` in the block is an error, except in async code nested in it: other tasks would allocate in the scope.
+/// `.await` in the block is an error, except in async code nested in it: other tasks would allocate
+/// in the scope.
 ///
 /// # Expansion
 ///
@@ -160,12 +168,13 @@ pub fn symm(input: TokenStream) -> TokenStream {
 /// assert_eq!(Ep::ARENA, None);
 /// ```
 ///
-/// `arena(Tp, Cp);` gives the named groups one arena: their scopes allocate from the same segments, which are then
-/// registered with each group that uses them. Ranks must make the same allocations in the same order over all groups
-/// of an arena. A group that is in no `arena(..)` has one of its own.
+/// `arena(Tp, Cp);` gives the named groups one arena: their scopes allocate from the same segments,
+/// which are then registered with each group that uses them. Ranks must make the same allocations
+/// in the same order over all groups of an arena. A group that is in no `arena(..)` has one of its
+/// own.
 ///
-/// Visibility, docs and other attributes go to the type. A crate that has symm-core under another name says
-/// `crate = its_name;` first.
+/// Visibility, docs and other attributes go to the type. A crate that has symm-core under another
+/// name says `crate = its_name;` first.
 ///
 /// # Expansion
 ///

@@ -9,13 +9,14 @@ use crate::diagnostics::ends;
 
 /// An expression that opens a scope of `group`: `Result<Scope<G, B>, Refused<B>>`.
 ///
-/// It does not borrow the group. Temporaries of the group expression end with the statement that this is put into,
-/// before the body runs. `at` is the place to report.
+/// It does not borrow the group. Temporaries of the group expression end with the statement that
+/// this is put into, before the body runs. `at` is the place to report.
 pub(crate) fn open(args: &Args, group: &Expr, at: Span) -> TokenStream {
     let own = Span::mixed_site();
     let private = args.private();
     let site = site(&private, at);
-    // `&*` lets a `&Group`, `Arc<Group>`, or `MutexGuard<Group>` coerce, and gives one error for what is no group.
+    // `&*` lets a `&Group`, `Arc<Group>`, or `MutexGuard<Group>` coerce, and gives one error for
+    // what is no group.
     let (first, last) = ends(group);
     let reference = {
         let group = quote_spanned!(last=> group);

@@ -213,7 +213,8 @@ fn is_small_float(dtype: Dtype) -> bool {
 fn has_defect(op: Op, dtype: Dtype, bytes: u64, send: Spot, version: u32) -> bool {
     let average = op == Op::AllReduce(ReduceOp::Avg) && is_small_float(dtype);
     let starts_aligned = matches!(send, Spot::Window(offset) if offset % 4 == 0);
-    let parts_aligned = !matches!(op, Op::ReduceScatter(_)) || bytes % 4 == 0;
+    // Peers read a rank's part, or in place it is sent from where it lies: at multiples of its bytes.
+    let parts_aligned = matches!(op, Op::AllReduce(_)) || bytes.is_multiple_of(4);
     let unaligned = dtype.bytes() < 4 && !(starts_aligned && parts_aligned);
     average && defects::AVERAGE_ALL_REDUCE.affects(version)
         || unaligned && has_kernel(op, dtype, version) && defects::UNALIGNED_LOAD.affects(version)

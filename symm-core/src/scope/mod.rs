@@ -12,6 +12,8 @@ use crate::StaysOnItsThread;
 use crate::backend::Backend;
 use crate::buffer::SymmBuf;
 use crate::element::Element;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::group::core::GroupCore;
 use crate::group::tag::{Dyn, GroupTag};

@@ -59,13 +59,12 @@ impl Enqueue<'_> {
     /// next call would wait in it for ever.
     fn grouped(&self, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
         // SAFETY: start and end are paired on this thread.
-        self.device
-            .check("ncclGroupStart", unsafe { (self.nccl.ncclGroupStart)() })?;
+        let started = unsafe { (self.nccl.ncclGroupStart)() };
+        self.device.check("ncclGroupStart", started)?;
         let enqueued = enqueue();
         // SAFETY: as above.
-        let ended = self
-            .device
-            .check("ncclGroupEnd", unsafe { (self.nccl.ncclGroupEnd)() });
+        let ended = unsafe { (self.nccl.ncclGroupEnd)() };
+        let ended = self.device.check("ncclGroupEnd", ended);
         enqueued.and(ended)
     }
 

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Plants known bugs, one at a time, in a copy of the workspace, and checks that the suite fails on each.
+
+    tests/mutants.py [NAME ..]      run from anywhere; the copy and its build are under target/mutants
+
+A mutant is a change of the text of one file. If the text has moved on, the script says so: mend the mutant.
+"""
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COPY = ROOT / "target" / "mutants" / "workspace"
+
+# name: (file, text, replacement, what has to fail)
+MUTANTS = {
+    # The last block that was freed comes back first: placement depends on the order of frees.
+    "last-in-first-out": (
+        "symm-core/src/pool/placement.rs",
+        "        self.front.insert((bytes, position), streams);\n",
+        "        if let Some((&(size, other), &marks)) = self.front.range((bytes, Position::FIRST)..).next()\n"
+        "            && size == bytes\n"
+        "        {\n"
+        "            // The older one goes where only a merge finds it.\n"
+        "            self.front.remove(&(size, other));\n"
+        "            self.insert_merged(other, size, marks);\n"
+        "        }\n"
+        "        self.front.insert((bytes, position), streams);\n",
+        ["--test", "arena"],
+    ),
+    # Ties go by address, which differs from rank to rank.
+    "address-tie-break": (
+        "symm-core/src/pool/arena.rs",
+        "        state.placement.add_segment(index, size);\n",
+        "        let odd = state.segments[index].base() >> 21 & 1;\n"
+        "        let half = size / 2 / GRANULE * GRANULE;\n"
+        "        if odd == 1 {\n"
+        "            state.placement.add_segment(index, size);\n"
+        "        } else {\n"
+        "            state.placement.add_segment(index, half);\n"
+        "            let rest = Position { segment: index, offset: half };\n"
+        "            state.placement.give(rest, size - half, super::streams::StreamSet::EMPTY);\n"
+        "        }\n",
+        ["--test", "arena"],
+    ),
+    # Best fit forgets to merge.
+    "no-merge": (
+        "symm-core/src/pool/placement.rs",
+        "        self.merge();\n",
+        "        if self.sizes.is_empty() { self.merge(); }\n",
+        ["--test", "arena"],
+    ),
+    # A segment that has its window is registered again at the next touch.
+    "second-window": (
+        "symm-core/src/registration/ledger.rs",
+        "if matches!(self.rows[segment], Row::Untouched) {",
+        "if matches!(self.rows[segment], Row::Untouched | Row::Window(..)) {",
+        ["--test", "conformance"],
+    ),
+    # The segment goes before its window.
+    "deregistration-after-free": (
+        "symm-core/src/group/core.rs",
+        "            for (window, segment) in windows {\n",
+        "            let (windows, segments): (Vec<_>, Vec<_>) = windows.into_iter().unzip();\n"
+        "            drop((arena, segments));\n"
+        "            let (arena, segment) = ((), ());\n"
+        "            for window in windows {\n",
+        ["--test", "conformance"],
+    ),
+    # What a scope touched is never registered.
+    "no-registration": (
+        "symm-core/src/registration/round.rs",
+        "    let pending = group.ledger().pending();\n",
+        "    let pending: Vec<usize> = Vec::new();\n",
+        ["--test", "conformance"],
+    ),
+    # A block is reused on another stream without waiting for the work that uses it.
+    "no-wait-on-reuse": (
+        "symm-core/src/pool/streams.rs",
+        "        if set == StreamSet::EMPTY {\n",
+        "        if set == StreamSet::EMPTY || self.streams.len() > 1 {\n",
+        ["--test", "conformance"],
+    ),
+    # A buffer that is used on two streams is not ordered between them.
+    "no-fence": (
+        "symm-core/src/buffer/memory.rs",
+        "            None => B::fence_before(self.fence()?, stream, access),\n",
+        "            None => Ok(()),\n",
+        ["--test", "conformance"],
+    ),
+    # Collectives do not compare the instance of the group.
+    "no-instance-check": (
+        "symm-core/src/group/call.rs",
+        "            if operand.of_group && ",
+        "            if false && operand.of_group && ",
+        ["--test", "conformance"],
+    ),
+    # A way to the inside of a buffer, through which two groups' memory can be swapped.
+    "deref-mut": (
+        "symm-core/src/buffer/symm.rs",
+        "impl<T: Element, G: GroupTag, B: Backend> Deref for SymmBuf<T, G, B> {",
+        "impl<T: Element, G: GroupTag, B: Backend> std::ops::DerefMut for SymmBuf<T, G, B> {\n"
+        "    fn deref_mut(&mut self) -> &mut Self::Target {\n"
+        "        &mut self.buf\n"
+        "    }\n"
+        "}\n"
+        "impl<T: Element, G: GroupTag, B: Backend> Deref for SymmBuf<T, G, B> {",
+        ["--test", "compile_fail"],
+    ),
+}
+
+
+def copy_workspace():
+    COPY.mkdir(parents=True, exist_ok=True)
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in files.stdout.split("\n"):
+        source, target = ROOT / name, COPY / name
+        if name and source.is_file() and (not target.is_file() or source.read_bytes() != target.read_bytes()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+def suite_fails(test):
+    """Whether the suite fails, for another reason than that it does not build."""
+    command = ["cargo", "test", "-q", "-p", "symm-tests", *test]
+    build = subprocess.run([*command, "--no-run"], cwd=COPY, capture_output=True, text=True)
+    if build.returncode != 0:
+        sys.exit(f"the mutant does not build:\n{build.stderr[-3000:]}")
+    try:
+        return subprocess.run(command, cwd=COPY, capture_output=True, timeout=900).returncode != 0
+    except subprocess.TimeoutExpired:
+        return True
+
+
+def main():
+    survivors = []
+    for name in sys.argv[1:] or MUTANTS:
+        file, text, replacement, test = MUTANTS[name]
+        copy_workspace()
+        path = COPY / file
+        original = path.read_text()
+        if original.count(text) != 1:
+            sys.exit(f"{name}: the text occurs {original.count(text)} times in {file}")
+        path.write_text(original.replace(text, replacement))
+        caught = suite_fails(test)
+        path.write_text(original)
+        print(f"{name:28} {'caught by ' + test[-1] if caught else 'SURVIVED'}", flush=True)
+        survivors += [] if caught else [name]
+    sys.exit(f"survivors: {', '.join(survivors)}" if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()

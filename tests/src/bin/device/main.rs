@@ -1,0 +1,56 @@
+//! The conformance suite in worlds of this machine's GPUs, and proof of which kernels its
+//! collectives take.
+//!
+//! ```console
+//! $ device probe                        # what is there
+//! $ device threads 4                    # all cases, ranks as threads of one process
+//! $ device processes 2 streams::        # some cases, a process for each rank
+//! $ device prove 2                      # the kernels behind every reported path
+//! $ device host threads 4               # the same program without a GPU
+//! ```
+//!
+//! The ranks run in processes of their own, which the parent ends when they fail or hang, so that
+//! one case costs at most a minute and the rest still run. Exit status: 0 if all is well or there
+//! is no GPU (then a line starts with `SKIP`), 1 if a case failed, 3 if one hung.
+
+mod parent;
+mod plan;
+#[cfg(feature = "cuda")]
+mod prove;
+mod worker;
+
+use std::process::ExitCode;
+
+use symm_core::Cuda;
+
+use plan::{Backing, Command, Plan};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match Command::parse(&arguments) {
+        Some(Command::Probe) => {
+            println!("{}", Cuda::probe());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Run(plan)) => run(&plan),
+        Some(Command::Work(plan, first)) => worker::run(&plan, first),
+        None => {
+            eprintln!(
+                "usage: device probe\n\
+                 \x20      device prove [RANKS] [FILTER]\n\
+                 \x20      device [host] (threads | processes) RANKS [FILTER]"
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(plan: &Plan) -> ExitCode {
+    if plan.backing == Backing::Cuda
+        && let Err(why) = Cuda::probe().usable()
+    {
+        println!("SKIP: {why}");
+        return ExitCode::SUCCESS;
+    }
+    parent::run(plan)
+}

@@ -1,0 +1,3 @@
+//! What symm-core has to do, as cases that run on any backend: see [`suite`].
+
+pub mod suite;

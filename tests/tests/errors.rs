@@ -1,0 +1,345 @@
+//! What goes wrong on purpose: every failure is a typed error that says what to do, and nothing
+//! hangs or leaks.
+
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use symm_core::host::{At, CallKind, Fault, Options, What};
+use symm_core::{
+    Config, Cuda, Error, Host, Path, Reason, ReduceOp, Result, Rule, World, groups, symm,
+};
+
+groups! {
+    pub Tp = "tp";
+    pub Cp = "cp";
+}
+
+fn config() -> Config<Host> {
+    // Long enough for a loaded machine; a test that waits for it on purpose sets its own.
+    Config::default().deadline(Duration::from_secs(60))
+}
+
+fn faulty(fault: Fault) -> Config<Host> {
+    config().options(Options::default().fault(fault))
+}
+
+/// A program that uses every part once.
+fn program(world: World<Host>) -> Result<f32> {
+    let tp = world.split::<Tp>(0, 0)?;
+    let mut x = symm!(group = tp, {
+        tp.from_slice(&[world.rank() as f32 + 1.0; 64])?
+    })?;
+    tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    let side = world.new_stream()?;
+    let guard = world.on_stream(&side)?;
+    let sum = x.to_vec()?[0];
+    guard.end()?;
+    Ok(sum)
+}
+
+#[test]
+fn no_gpu_is_an_error_that_says_what_is_missing() {
+    if Cuda::probe().usable().is_ok() {
+        println!("SKIP: this machine has GPUs");
+        return;
+    }
+    let error = World::<Cuda>::run(2, |world| Ok(world.rank())).unwrap_err();
+    assert!(error.is_unavailable(), "{error}");
+    assert!(
+        error.to_string().contains("driver") || error.to_string().contains("NCCL"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_world_has_ranks() {
+    assert!(matches!(
+        World::<Host>::run(0, |_| Ok(())),
+        Err(Error::Config { .. })
+    ));
+}
+
+#[test]
+fn sizes_of_segments_are_checked() {
+    for config in [
+        config().first_segment(0),
+        config().first_segment(64 << 20).segment_cap(8 << 20),
+    ] {
+        assert!(matches!(
+            config.run(1, |_| Ok(())),
+            Err(Error::Config { .. })
+        ));
+    }
+}
+
+#[test]
+fn the_budget_is_kept_and_what_exceeds_it_is_named() {
+    config()
+        .budget(16 << 20)
+        .run(2, |world| {
+            let tp = world.split::<Tp>(0, 0)?;
+            let scope = tp.scope()?;
+            let fits = scope.empty::<u8>(8 << 20)?;
+            match scope.empty::<u8>(1) {
+                Err(Error::BudgetExceeded {
+                    need,
+                    reserved,
+                    budget,
+                    ..
+                }) => assert_eq!((need, reserved, budget), (16 << 20, 8 << 20, 16 << 20)),
+                other => panic!("{other:?}"),
+            }
+            drop(fits);
+            let again = scope.empty::<u8>(8 << 20)?;
+            assert_eq!(world.pool().stats().reserved_bytes, 8 << 20);
+            drop(again);
+            scope.close()
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_full_device_is_out_of_memory_and_the_pool_goes_on() {
+    let small = config().options(Options::default().memory(20 << 20));
+    small
+        .run(2, |world| {
+            let tp = world.split::<Tp>(0, 0)?;
+            let scope = tp.scope()?;
+            let x = scope.empty::<u8>(1)?;
+            let before = world.pool().stats();
+            assert!(matches!(
+                scope.empty::<u8>(64 << 20),
+                Err(Error::OutOfMemory { .. })
+            ));
+            assert!(matches!(
+                world.pool().empty::<u8>(64 << 20),
+                Err(Error::OutOfMemory { .. })
+            ));
+            assert_eq!(world.pool().stats(), before);
+            let y = scope.empty::<u8>(1 << 20)?;
+            drop((x, y));
+            scope.close()
+        })
+        .unwrap();
+}
+
+#[test]
+fn lengths_that_no_memory_has_are_refused() {
+    config()
+        .run(1, |world| {
+            let tp = world.split::<Tp>(0, 0)?;
+            let scope = tp.scope()?;
+            for len in [usize::MAX, usize::MAX / 8, isize::MAX as usize / 8 + 1] {
+                assert!(
+                    matches!(scope.empty::<f64>(len), Err(Error::TooLarge { .. })),
+                    "{len}"
+                );
+                assert!(
+                    matches!(world.pool().empty::<f64>(len), Err(Error::TooLarge { .. })),
+                    "{len}"
+                );
+            }
+            assert!(matches!(
+                tp.reserve(u64::MAX),
+                Err(Error::TooLarge { .. } | Error::OutOfMemory { .. })
+            ));
+            scope.close()
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_null_window_is_plain_on_all_ranks() {
+    let none = config().options(Options::default().windows(false));
+    none.run(2, |world| {
+        let tp = world.split::<Tp>(0, 0)?;
+        let mut x = symm!(group = tp, { tp.from_slice(&[1.0f32])? })?;
+        assert_eq!(
+            tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?,
+            Path::Plain(Reason::Unsupported)
+        );
+        assert_eq!(
+            (x.to_vec()?, tp.windows(), x.window()?.is_none()),
+            (vec![2.0], 0, true)
+        );
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_window_that_one_rank_lacks_is_an_error_on_all() {
+    let null = faulty(Fault::new(1, At::Call(CallKind::Register, 1), What::Null));
+    let results = null.run_each(2, program);
+    for result in results {
+        assert!(
+            matches!(
+                result,
+                Err(Error::Violation {
+                    rule: Rule::MissingWindow,
+                    ..
+                } | Error::PeerFailed { .. })
+            ),
+            "{result:?}"
+        );
+    }
+}
+
+#[test]
+fn unequal_offsets_are_an_error_on_all_ranks() {
+    let results = config().run_each(2, |world| {
+        let tp = world.split::<Tp>(0, 0)?;
+        let scope = tp.scope()?;
+        // Rank 1 allocates once more than its peer.
+        let _extra = (world.rank() == 1)
+            .then(|| scope.empty::<f32>(1000))
+            .transpose()?;
+        let mut x = scope.zeros::<f32>(1000)?;
+        scope.close()?;
+        tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+        x.to_vec()
+    });
+    for result in results {
+        assert!(
+            matches!(
+                result,
+                Err(Error::Violation {
+                    rule: Rule::UnequalOffsets,
+                    ..
+                } | Error::PeerFailed { .. })
+            ),
+            "{result:?}"
+        );
+    }
+}
+
+#[test]
+fn different_collectives_are_an_error_on_all_ranks() {
+    let results = config().run_each(3, |world| {
+        let tp = world.split::<Tp>(0, 0)?;
+        let mut x = symm!(group = tp, { tp.zeros::<f32>(8)? })?;
+        match world.rank() {
+            1 => tp.broadcast_in_place(&mut x, 0)?,
+            _ => tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?,
+        };
+        x.to_vec()
+    });
+    for result in &results {
+        assert!(
+            matches!(
+                result,
+                Err(Error::RanksDiffer { .. } | Error::PeerFailed { .. })
+            ),
+            "{result:?}"
+        );
+    }
+    let text = format!("{results:?}");
+    assert!(
+        text.contains("broadcast") && text.contains("all_reduce"),
+        "both operations are named: {text}"
+    );
+}
+
+#[test]
+fn different_splits_are_an_error_on_all_ranks() {
+    let results = config().run_each(2, |world| match world.rank() {
+        0 => world.split::<Tp>(0, 0).map(drop),
+        _ => world.split::<Cp>(0, 0).map(drop),
+    });
+    assert!(
+        results.iter().all(|result| matches!(
+            result,
+            Err(Error::RanksDiffer { .. } | Error::PeerFailed { .. })
+        )),
+        "{results:?}"
+    );
+}
+
+#[test]
+fn a_rank_that_fails_is_named_to_those_that_wait() {
+    let results = config().run_each(3, |world| {
+        let tp = world.split::<Tp>(0, 0)?;
+        if world.rank() == 2 {
+            return Err(Error::Config {
+                what: "the disk is full".into(),
+            });
+        }
+        let mut x = symm!(group = tp, { tp.zeros::<f32>(8)? })?;
+        tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+        x.to_vec().map(drop)
+    });
+    for result in &results[..2] {
+        let peer_failed = |cause: &Error| matches!(cause, Error::PeerFailed { rank: 2, cause } if cause.contains("the disk is full"));
+        let named = match result {
+            Err(Error::Registration { cause, .. }) => peer_failed(cause),
+            Err(error) => peer_failed(error),
+            Ok(()) => false,
+        };
+        assert!(named, "{result:?}");
+    }
+}
+
+#[test]
+fn a_panic_of_one_rank_is_an_error_of_the_world() {
+    let error = config()
+        .run(2, |world| {
+            assert_ne!(world.rank(), 1, "rank 1 panics");
+            world.split::<Tp>(0, 0).map(drop)
+        })
+        .unwrap_err();
+    assert!(error.to_string().contains("rank 1 panics"), "{error}");
+}
+
+#[test]
+fn a_failed_registration_ends_the_world_with_its_cause() {
+    let broken = faulty(Fault::new(0, At::Call(CallKind::Register, 1), What::Fail));
+    let results = broken.run_each(2, |world| {
+        let tp = world.split::<Tp>(0, 0)?;
+        let failed = symm!(group = tp, { tp.zeros::<f32>(8)? }).unwrap_err();
+        assert!(matches!(&failed, Error::Registration { site, .. } if site.file().ends_with("errors.rs")), "{failed}");
+        let after = tp.scope().map(drop).unwrap_err();
+        assert!(matches!(&after, Error::Poisoned { cause } if cause.contains("could not be registered")), "{after}");
+        Ok(())
+    });
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
+#[test]
+fn every_call_may_fail_or_hang_and_nothing_waits_for_ever() {
+    let reference = config().run(2, program).unwrap();
+    assert_eq!(reference, [3.0, 3.0]);
+    for what in [
+        What::Fail,
+        What::Hang,
+        What::OutOfMemory,
+        What::Delay(Duration::from_millis(2)),
+    ] {
+        for rank in 0..2 {
+            let mut reached = 0;
+            for k in 1.. {
+                let options = Options::default().fault(Fault::new(rank, At::Nth(k), what));
+                let config = Config::<Host>::default()
+                    .deadline(Duration::from_millis(300))
+                    .options(options);
+                let results = config.run_each(2, program);
+                let hurt = results.iter().any(Result::is_err);
+                if !hurt && !matches!(what, What::Delay(_)) {
+                    break;
+                }
+                if matches!(what, What::Delay(_)) {
+                    assert_eq!(
+                        results.into_iter().collect::<Result<Vec<_>>>().unwrap(),
+                        reference
+                    );
+                    if k > 40 {
+                        break;
+                    }
+                }
+                reached = k;
+            }
+            println!("{what:?} on rank {rank}: {reached} calls");
+            assert!(reached > 10);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+symm_core::groups! {
+    pub Tp = "tp";
+    pub Cp = "cp";
+    arena(Tp, Cpp);
+}
+
+fn main() {}

@@ -1,0 +1,5 @@
+use symm_core::symm;
+
+fn main() {
+    let _ = symm!({ 1 });
+}

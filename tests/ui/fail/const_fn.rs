@@ -1,0 +1,8 @@
+use symm_core::{Dyn, Group, Host, Result, symmetric};
+
+#[symmetric(group = tp)]
+const fn forward(tp: &Group<Dyn, Host>) -> Result<()> {
+    Ok(())
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use symm_core::symmetric;
+
+unsafe extern "C" {
+    #[symmetric(group = tp)]
+    fn forward();
+}
+
+fn main() {}

@@ -1,0 +1,5 @@
+symm_core::groups! {
+    pub Tp = "";
+}
+
+fn main() {}

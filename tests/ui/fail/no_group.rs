@@ -1,0 +1,8 @@
+use symm_core::{Result, symmetric};
+
+#[symmetric(when = true)]
+fn forward() -> Result<()> {
+    Ok(())
+}
+
+fn main() {}

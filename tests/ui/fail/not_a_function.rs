@@ -1,0 +1,6 @@
+use symm_core::symmetric;
+
+#[symmetric(group = self.tp)]
+struct Layer;
+
+fn main() {}

@@ -1,0 +1,14 @@
+use symm_core::{Group, Host, Result, SymmBuf, groups};
+
+groups! { Tp = "tp"; }
+
+fn mix(
+    tp: &Group<Tp, Host>,
+    x: &SymmBuf<f32, Tp, Host>,
+    y: &mut SymmBuf<f64, Tp, Host>,
+) -> Result<()> {
+    tp.all_gather(x, y)?;
+    Ok(())
+}
+
+fn main() {}
