@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use symm_core::{Backend, Buf, Element, Error, GroupTag, Result, SymmBuf, World, symm};
+use symm_core::{ArenaStats, Backend, Buf, Element, Error, GroupTag, Result, SymmBuf, World, symm};
 
 use super::data::Rng;
 use super::ranks::{alike, told};
@@ -39,46 +39,34 @@ fn place<T: Element, G: GroupTag, B: Backend>(buf: &SymmBuf<T, G, B>) -> (usize,
 
 fn counts_exact_bytes<B: Backend>(world: &World<B>) -> Outcome {
     let tp = world.split::<Tp>(0, 0)?;
-    let mut bufs = symm!(group = tp, {
+    // Bytes, blocks and allocations now, and the most bytes so far.
+    let counted = || {
+        let arena = &world.pool().stats().arenas[0];
+        let ArenaStats {
+            live_bytes,
+            live_blocks,
+            allocations,
+            peak_live_bytes,
+            ..
+        } = *arena;
+        (live_bytes, live_blocks, allocations, peak_live_bytes)
+    };
+    let bufs = symm!(group = tp, {
         [1, 512, 513, 0].map(|len| tp.empty::<u8>(len))
-    })?
-    .into_iter()
-    .collect::<Result<Vec<_>>>()?;
-    let stats = world.pool().stats();
-    let arena = &stats.arenas[0];
-    ensure_eq!(
-        (
-            stats.live_bytes(),
-            stats.reserved_bytes,
-            stats.segments,
-            stats.plain_live_bytes
-        ),
-        (512 + 512 + 1024 + 512, 8 * MIB, 1, 0)
-    );
-    ensure_eq!(
-        (
-            arena.live_bytes,
-            arena.live_blocks,
-            arena.allocations,
-            arena.peak_live_bytes
-        ),
-        (2560, 4, 4, 2560)
-    );
+    })?;
+    let mut bufs = bufs.into_iter().collect::<Result<Vec<_>>>()?;
+    ensure_eq!(counted(), (512 + 512 + 1024 + 512, 4, 4, 2560));
     bufs.truncate(1);
+    ensure_eq!(counted(), (512, 1, 4, 2560));
+    bufs.push(symm!(group = tp, { tp.empty(700)? })?);
+    ensure_eq!(counted(), (1536, 2, 5, 2560));
+
     let stats = world.pool().stats();
-    let arena = &stats.arenas[0];
+    ensure_eq!((stats.live_bytes(), stats.plain_live_bytes), (1536, 0));
+    ensure_eq!((stats.reserved_bytes, stats.segments), (8 * MIB, 1));
     ensure_eq!(
-        (
-            arena.live_bytes,
-            arena.live_blocks,
-            arena.allocations,
-            arena.peak_live_bytes
-        ),
-        (512, 1, 4, 2560)
-    );
-    ensure_eq!(
-        (arena.segments, arena.reserved_bytes, stats.reserved_bytes),
-        (1, 8 * MIB, 8 * MIB)
+        (stats.arenas[0].reserved_bytes, stats.arenas[0].segments),
+        (8 * MIB, 1)
     );
     drop(bufs);
     ensure_eq!(world.pool().stats().live_bytes(), 0);

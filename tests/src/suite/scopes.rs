@@ -198,7 +198,10 @@ fn switched_off_gives_ordinary_memory<B: Backend>(world: &World<B>) -> Outcome {
 fn switched_off_hides_the_scope_around_it<B: Backend>(world: &World<B>) -> Outcome {
     let tp = world.split::<Tp>(0, 0)?;
     symm!(group = tp, {
-        let quiet = symm!(group = tp, when = false, { tp.empty::<f32>(4)? })?;
+        let quiet = symm!(group = tp, when = false, {
+            ensure!(!redirected::<B>()?, "of two scopes the inner one decides");
+            tp.empty::<f32>(4)?
+        })?;
         ensure!(!quiet.is_symmetric());
         ensure!(tp.empty::<f32>(4)?.is_symmetric());
     })?;

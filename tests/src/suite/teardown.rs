@@ -85,6 +85,12 @@ fn with_work_under_way<B: Backend>(world: &World<B>) -> Outcome {
         }
         // Buffers, group and windows go while the stream is busy.
     }
+    let tp = world.split::<Tp>(0, 0)?;
+    let mut ordinary = world.pool().zeros::<f32>(1 << 18)?;
+    for _ in 0..5 {
+        tp.all_reduce_in_place(plain_mut(&mut ordinary), ReduceOp::Sum)?;
+    }
+    drop((tp, ordinary)); // here it is the communicator alone that is in use
     on_side.end()?;
     drop(side);
     nothing_is_left(world)

@@ -25,6 +25,7 @@ fn read_their_range<B: Backend>(world: &World<B>) -> Outcome {
     for range in [0..1000, 0..1, 999..1000, 333..777, 500..500] {
         let view = x.view(range.clone())?;
         ensure_same!(view.to_vec()?, data[range.clone()], "a view");
+        ensure_same!(view.clone().to_vec()?, data[range.clone()], "its clone");
         ensure_eq!(
             (view.len(), view.num_bytes()),
             (range.len(), 4 * range.len())
