@@ -350,7 +350,7 @@ pub enum Rule {
     DoubleRegistration,
     /// A segment was freed while a window on it was alive.
     FreedWhileRegistered,
-    /// A window outlived its communicator, or was deregistered twice.
+    /// A window outlived its communicator, was deregistered twice, or while work used it.
     StaleWindow,
 }
 

@@ -151,7 +151,21 @@ impl Comm {
         self.version
     }
 
+    /// An error while collectives of the communicator are queued or under way: NCCL would take
+    /// windows and buffers from under them.
+    fn check_idle(&self, call: &str) -> Result<()> {
+        // Each collective keeps the members until it is done.
+        match Arc::strong_count(&self.members) - 1 {
+            0 => Ok(()),
+            busy => Err(self.violation(
+                Rule::StaleWindow,
+                format!("{call} while {busy} collectives are under way"),
+            )),
+        }
+    }
+
     pub(super) fn destroy(self) -> Result<()> {
+        self.check_idle("destroyed")?;
         match self.state().windows.len() {
             0 => Ok(()),
             windows => Err(self.violation(
@@ -207,6 +221,7 @@ impl Comm {
     }
 
     pub(super) fn deregister(&self, window: &Window) -> Result<()> {
+        self.check_idle("deregistered")?;
         let mut state = self.state();
         if !state.has(window, self.members.id) {
             return Err(self.violation(
