@@ -13,7 +13,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants" / "workspace"
 
-# name: (file, text, replacement, what has to fail)
+# name: (file, text, replacement, what has to fail), or a list of the first three and what has to fail
 MUTANTS = {
     # The last block that was freed comes back first: placement depends on the order of frees.
     "last-in-first-out": (
@@ -58,12 +58,27 @@ MUTANTS = {
     ),
     # The segment goes before its window.
     "deregistration-after-free": (
-        "symm-core/src/group/core.rs",
-        "            for (window, segment) in windows {\n",
-        "            let (windows, segments): (Vec<_>, Vec<_>) = windows.into_iter().unzip();\n"
-        "            drop((arena, segments));\n"
-        "            let (arena, segment) = ((), ());\n"
-        "            for window in windows {\n",
+        [
+            (
+                "symm-core/src/group/core.rs",
+                "            for (window, segment) in windows {\n",
+                "            let (windows, segments): (Vec<_>, Vec<_>) = windows.into_iter().unzip();\n"
+                "            drop((arena, segments));\n"
+                "            let (arena, segment) = ((), ());\n"
+                "            for window in windows {\n",
+            ),
+            (
+                "symm-core/src/pool/reaper.rs",
+                "        self.later(move || {\n"
+                "            let waited = drain::<B>(&streams);\n"
+                "            drop(segments);\n"
+                "            waited\n"
+                "        });\n",
+                "        let waited = drain::<B>(&streams);\n"
+                "        drop(segments);\n"
+                "        self.report(waited);\n",
+            ),
+        ],
         ["--test", "conformance"],
     ),
     # Windows are taken away while work uses them.
@@ -141,17 +156,18 @@ def suite_fails(test):
 def main():
     survivors = []
     for name in sys.argv[1:] or MUTANTS:
-        file, text, replacement, test = MUTANTS[name]
+        *edit, test = MUTANTS[name]
+        edits = edit[0] if isinstance(edit[0], list) else [edit]
         copy_workspace()
-        path = COPY / file
-        original = path.read_text()
-        if original.count(text) != 1:
-            sys.exit(f"{name}: the text occurs {original.count(text)} times in {file}")
-        path.write_text(original.replace(text, replacement))
+        for file, text, replacement in edits:
+            original = (COPY / file).read_text()
+            if original.count(text) != 1:
+                sys.exit(f"{name}: the text occurs {original.count(text)} times in {file}")
+            (COPY / file).write_text(original.replace(text, replacement))
         caught = suite_fails(test)
-        path.write_text(original)
         print(f"{name:28} {'caught by ' + test[-1] if caught else 'SURVIVED'}", flush=True)
         survivors += [] if caught else [name]
+    copy_workspace()
     sys.exit(f"survivors: {', '.join(survivors)}" if survivors else 0)
 
 

@@ -3,10 +3,11 @@
 use super::Group;
 use super::call::run;
 use super::path::Path;
+use super::prepare;
 use super::tag::GroupTag;
 use crate::backend::Backend;
-use crate::backend::call::{Op, ReduceOp};
-use crate::buffer::launch::{Prepared, Send};
+use crate::backend::call::ReduceOp;
+use crate::buffer::launch::Prepared;
 use crate::buffer::{Dst, Src};
 use crate::element::Element;
 use crate::error::Result;
@@ -54,26 +55,12 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
 impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
     /// Adds [`Group::send`].
     pub fn send<T: Element>(&mut self, src: impl Src<T, G, B> + 'a, peer: usize) -> &mut Self {
-        let src = src.into_operand();
-        self.push(Prepared::new(
-            Op::Send { peer },
-            T::DTYPE,
-            src.len,
-            Send::From(src),
-            None,
-        ))
+        self.push(prepare::send::<T, B>(src, peer))
     }
 
     /// Adds [`Group::recv`].
     pub fn recv<T: Element>(&mut self, dst: impl Dst<T, G, B> + 'a, peer: usize) -> &mut Self {
-        let dst = dst.into_operand();
-        self.push(Prepared::new(
-            Op::Recv { peer },
-            T::DTYPE,
-            dst.len,
-            Send::Nothing,
-            Some(dst),
-        ))
+        self.push(prepare::recv::<T, B>(dst, peer))
     }
 
     /// Adds [`Group::all_reduce`].
@@ -83,14 +70,7 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         dst: impl Dst<T, G, B> + 'a,
         op: ReduceOp,
     ) -> &mut Self {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.push(Prepared::new(
-            Op::AllReduce(op),
-            T::DTYPE,
-            src.len,
-            Send::From(src),
-            Some(dst),
-        ))
+        self.push(prepare::all_reduce::<T, B>(src, dst, op))
     }
 
     /// Adds [`Group::all_reduce_in_place`].
@@ -99,14 +79,7 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         buf: impl Dst<T, G, B> + 'a,
         op: ReduceOp,
     ) -> &mut Self {
-        let buf = buf.into_operand();
-        self.push(Prepared::new(
-            Op::AllReduce(op),
-            T::DTYPE,
-            buf.len,
-            Send::InPlace(0),
-            Some(buf),
-        ))
+        self.push(prepare::all_reduce_in_place::<T, B>(buf, op))
     }
 
     /// Adds [`Group::all_gather`].
@@ -115,14 +88,7 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         src: impl Src<T, G, B> + 'a,
         dst: impl Dst<T, G, B> + 'a,
     ) -> &mut Self {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.push(Prepared::new(
-            Op::AllGather,
-            T::DTYPE,
-            src.len,
-            Send::From(src),
-            Some(dst),
-        ))
+        self.push(prepare::all_gather::<T, B>(src, dst))
     }
 
     /// Adds [`Group::reduce_scatter`].
@@ -132,14 +98,7 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         dst: impl Dst<T, G, B> + 'a,
         op: ReduceOp,
     ) -> &mut Self {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.push(Prepared::new(
-            Op::ReduceScatter(op),
-            T::DTYPE,
-            dst.len,
-            Send::From(src),
-            Some(dst),
-        ))
+        self.push(prepare::reduce_scatter::<T, B>(src, dst, op))
     }
 
     /// Adds [`Group::broadcast_in_place`].
@@ -148,14 +107,7 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
         buf: impl Dst<T, G, B> + 'a,
         root: usize,
     ) -> &mut Self {
-        let buf = buf.into_operand();
-        self.push(Prepared::new(
-            Op::Broadcast { root },
-            T::DTYPE,
-            buf.len,
-            Send::InPlace(0),
-            Some(buf),
-        ))
+        self.push(prepare::broadcast_in_place::<T, B>(buf, root))
     }
 
     /// Launches what was added, and says which path each operation took, in the order in which they

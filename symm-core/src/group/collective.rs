@@ -3,6 +3,7 @@
 use super::Group;
 use super::call::run;
 use super::path::Path;
+use super::prepare;
 use super::tag::GroupTag;
 use crate::backend::Backend;
 use crate::backend::call::{Op, ReduceOp};
@@ -34,8 +35,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         dst: impl Dst<T, G, B>,
         op: ReduceOp,
     ) -> Result<Path> {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.one::<T>(Op::AllReduce(op), src.len, Send::From(src), Some(dst))
+        self.one(prepare::all_reduce::<T, B>(src, dst, op))
     }
 
     /// `all_reduce` of a buffer into itself.
@@ -48,8 +48,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         buf: impl Dst<T, G, B>,
         op: ReduceOp,
     ) -> Result<Path> {
-        let buf = buf.into_operand();
-        self.one::<T>(Op::AllReduce(op), buf.len, Send::InPlace(0), Some(buf))
+        self.one(prepare::all_reduce_in_place::<T, B>(buf, op))
     }
 
     /// `dst` becomes all ranks' `src` one after another, by rank.
@@ -62,8 +61,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         src: impl Src<T, G, B>,
         dst: impl Dst<T, G, B>,
     ) -> Result<Path> {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.one::<T>(Op::AllGather, src.len, Send::From(src), Some(dst))
+        self.one(prepare::all_gather::<T, B>(src, dst))
     }
 
     /// `all_gather` of the parts of one buffer: this rank's part is the one at its rank.
@@ -74,12 +72,13 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     pub fn all_gather_in_place<T: Element>(&self, buf: impl Dst<T, G, B>) -> Result<Path> {
         let buf = buf.into_operand();
         let count = self.part(Op::AllGather, "the buffer", &buf)?;
-        self.one::<T>(
+        self.one(Prepared::new(
             Op::AllGather,
+            T::DTYPE,
             count,
             Send::InPlace((self.rank() * count) as isize),
             Some(buf),
-        )
+        ))
     }
 
     /// `dst` becomes this rank's part of the reduction of all ranks' `src`.
@@ -93,8 +92,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         dst: impl Dst<T, G, B>,
         op: ReduceOp,
     ) -> Result<Path> {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.one::<T>(Op::ReduceScatter(op), dst.len, Send::From(src), Some(dst))
+        self.one(prepare::reduce_scatter::<T, B>(src, dst, op))
     }
 
     /// `reduce_scatter` of a buffer into this rank's part of it, which is returned. The rest of the
@@ -117,7 +115,8 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         let mine = start..start + count;
         let recv = Operand::ours(&buf.buf, mine.clone(), true);
         let send = Send::InPlace(-(start as isize));
-        let path = self.one::<T>(Op::ReduceScatter(op), count, send, Some(recv))?;
+        let call = Prepared::new(Op::ReduceScatter(op), T::DTYPE, count, send, Some(recv));
+        let path = self.one(call)?;
         Ok((buf.view_mut(mine)?, path))
     }
 
@@ -133,8 +132,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         dst: impl Dst<T, G, B>,
         root: usize,
     ) -> Result<Path> {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.one::<T>(Op::Broadcast { root }, dst.len, Send::From(src), Some(dst))
+        self.one(prepare::broadcast::<T, B>(src, dst, root))
     }
 
     /// `buf` on every rank becomes that of the rank `root`.
@@ -147,8 +145,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         buf: impl Dst<T, G, B>,
         root: usize,
     ) -> Result<Path> {
-        let buf = buf.into_operand();
-        self.one::<T>(Op::Broadcast { root }, buf.len, Send::InPlace(0), Some(buf))
+        self.one(prepare::broadcast_in_place::<T, B>(buf, root))
     }
 
     /// `dst` on the rank `root` becomes the reduction of all ranks' `src`. On other ranks `dst` is
@@ -164,8 +161,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         op: ReduceOp,
         root: usize,
     ) -> Result<Path> {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.one::<T>(Op::Reduce { op, root }, src.len, Send::From(src), Some(dst))
+        self.one(prepare::reduce::<T, B>(src, dst, op, root))
     }
 
     /// `buf` on the rank `root` becomes the reduction of all ranks' `buf`; on others it is left as
@@ -180,13 +176,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         op: ReduceOp,
         root: usize,
     ) -> Result<Path> {
-        let buf = buf.into_operand();
-        self.one::<T>(
-            Op::Reduce { op, root },
-            buf.len,
-            Send::InPlace(0),
-            Some(buf),
-        )
+        self.one(prepare::reduce_in_place::<T, B>(buf, op, root))
     }
 
     /// Part `i` of `src` goes to rank `i`; part `i` of `dst` comes from rank `i`.
@@ -201,7 +191,13 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     ) -> Result<Path> {
         let (src, dst) = (src.into_operand(), dst.into_operand());
         let count = self.part(Op::AllToAll, "the source", &src)?;
-        self.one::<T>(Op::AllToAll, count, Send::From(src), Some(dst))
+        self.one(Prepared::new(
+            Op::AllToAll,
+            T::DTYPE,
+            count,
+            Send::From(src),
+            Some(dst),
+        ))
     }
 
     /// `dst` on the rank `root` becomes all ranks' `src` one after another. On other ranks `dst` is
@@ -216,8 +212,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         dst: impl Dst<T, G, B>,
         root: usize,
     ) -> Result<Path> {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.one::<T>(Op::Gather { root }, src.len, Send::From(src), Some(dst))
+        self.one(prepare::gather::<T, B>(src, dst, root))
     }
 
     /// `dst` becomes this rank's part of `src` on the rank `root`. On other ranks `src` is not read
@@ -232,8 +227,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         dst: impl Dst<T, G, B>,
         root: usize,
     ) -> Result<Path> {
-        let (src, dst) = (src.into_operand(), dst.into_operand());
-        self.one::<T>(Op::Scatter { root }, dst.len, Send::From(src), Some(dst))
+        self.one(prepare::scatter::<T, B>(src, dst, root))
     }
 
     /// Sends `src` to the rank `peer`, which receives as many elements. Ranks that send to each
@@ -243,8 +237,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     /// See above.
     #[track_caller]
     pub fn send<T: Element>(&self, src: impl Src<T, G, B>, peer: usize) -> Result<Path> {
-        let src = src.into_operand();
-        self.one::<T>(Op::Send { peer }, src.len, Send::From(src), None)
+        self.one(prepare::send::<T, B>(src, peer))
     }
 
     /// Receives `dst` from the rank `peer`.
@@ -253,27 +246,16 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     /// See above.
     #[track_caller]
     pub fn recv<T: Element>(&self, dst: impl Dst<T, G, B>, peer: usize) -> Result<Path> {
-        let dst = dst.into_operand();
-        self.one::<T>(Op::Recv { peer }, dst.len, Send::Nothing, Some(dst))
+        self.one(prepare::recv::<T, B>(dst, peer))
     }
 
     #[track_caller]
-    fn one<T: Element>(
-        &self,
-        op: Op,
-        count: usize,
-        send: Send<'_, B>,
-        recv: Option<Operand<'_, B>>,
-    ) -> Result<Path> {
-        let site = Site::caller();
-        let paths = run(
-            self.core(),
-            site,
-            &mut [Prepared::new(op, T::DTYPE, count, send, recv)],
-        )?;
-        paths.first().copied().ok_or_else(|| Error::Config {
+    fn one(&self, call: Prepared<'_, B>) -> Result<Path> {
+        let paths = run(self.core(), Site::caller(), &mut [call])?;
+        let none = || Error::Config {
             what: "a call without a path: please report this".into(),
-        })
+        };
+        paths.first().copied().ok_or_else(none)
     }
 
     /// Elements of one rank's part of the operand.

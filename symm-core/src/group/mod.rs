@@ -7,6 +7,7 @@ pub(crate) mod config;
 pub(crate) mod core;
 mod env;
 pub(crate) mod path;
+mod prepare;
 pub(crate) mod tag;
 pub(crate) mod world;
 
