@@ -111,7 +111,7 @@ MUTANTS = {
     ),
     # Collectives do not compare the instance of the group.
     "no-instance-check": (
-        "symm-core/src/group/call.rs",
+        "symm-core/src/buffer/launch.rs",
         "            if operand.of_group && ",
         "            if false && operand.of_group && ",
         ["--test", "conformance"],
