@@ -230,6 +230,8 @@ impl<B: Backend> Drop for Memory<B> {
             // others that used it.
             if let Err(error) = B::fence_before(&fence, &self.stream, Access::Write) {
                 self.rank().poison(&error);
+                // Nobody else may ever ask: the world's end reports it.
+                self.rank().pool.reaper.report(Err(error));
             }
         }
         match &mut self.home {
