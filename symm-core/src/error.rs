@@ -144,6 +144,54 @@ pub enum Error {
         /// Bytes that were asked for.
         need: u64,
     },
+    /// A capture needs more memory than was reserved for it.
+    #[error(
+        "the capture at {site}: graph arena {arena} has no free block of {need} bytes (the largest that is free and registered has {have}): let the capture prime its step, reserve() more, or allow growth; the pool is as it was"
+    )]
+    CaptureMiss {
+        /// The arena.
+        arena: Box<str>,
+        /// Bytes that were asked for.
+        need: u64,
+        /// Bytes of the largest free block.
+        have: u64,
+        /// Where the capture began.
+        site: Site,
+    },
+    /// Something would outlive a capture, or a prime, on memory that another graph writes.
+    #[error(
+        "graph arena {arena}: {bytes} bytes outlive the capture at {here}, but lie where the graph captured at {there} writes: allocate them before the capture, let the capture prime its step, or reserve() more"
+    )]
+    GraphOverlap {
+        /// The arena.
+        arena: Box<str>,
+        /// Bytes of the block.
+        bytes: u64,
+        /// Where the capture began.
+        here: Site,
+        /// Where the capture of the other graph began.
+        there: Site,
+    },
+    /// Memory of somebody else in a capture, which the graph could not keep.
+    #[error(
+        "{what} is memory that this crate does not own, in the capture at {site}: replays would use it when it is gone; pass plain(&Arc<CudaSlice>) to read it, or hand it over with pool.adopt(slice)"
+    )]
+    CaptureForeign {
+        /// The operation and the operand.
+        what: Box<str>,
+        /// Where the capture began.
+        site: Site,
+    },
+    /// Something that a capture cannot hold.
+    #[error("{what} is not possible in the capture at {site}: {why}")]
+    InCapture {
+        /// What was called.
+        what: &'static str,
+        /// Why not, and what to do.
+        why: &'static str,
+        /// Where the capture, or prime, began.
+        site: Site,
+    },
     /// A length or a byte count that no memory can have.
     #[error("{elements} elements of {bytes_each} bytes do not fit an address space")]
     TooLarge {
@@ -352,6 +400,14 @@ pub enum Rule {
     FreedWhileRegistered,
     /// A window outlived its communicator, was deregistered twice, or while work used it.
     StaleWindow,
+    /// A stream that is being captured would wait for work that is not part of the capture.
+    CaptureIsolation,
+    /// A call that a capture cannot hold.
+    CaptureUnsupported,
+    /// A capture ended before its first stream had waited for all that joined.
+    CaptureUnjoined,
+    /// What a graph uses was given back while the graph was alive, or the graph while it ran.
+    GraphAlive,
 }
 
 impl fmt::Display for Rule {
@@ -374,6 +430,18 @@ impl fmt::Display for Rule {
                 "a segment freed while it is registered (NCCL would go on with the old memory)"
             }
             Rule::StaleWindow => "a window used after its communicator or itself was destroyed",
+            Rule::CaptureIsolation => {
+                "a captured stream waits for work outside its capture (a replay would not)"
+            }
+            Rule::CaptureUnsupported => {
+                "a call that a capture cannot hold (CUDA would invalidate the capture)"
+            }
+            Rule::CaptureUnjoined => {
+                "a stream joined the capture and was never waited for by its first stream"
+            }
+            Rule::GraphAlive => {
+                "given back while a graph needs it (NCCL would wait for ever, or use what is gone)"
+            }
         })
     }
 }

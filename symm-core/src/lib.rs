@@ -69,6 +69,7 @@ extern crate self as symm_core;
 pub mod __private;
 pub(crate) mod backend;
 mod buffer;
+mod capture;
 mod element;
 mod error;
 mod group;
@@ -83,6 +84,10 @@ pub use backend::{Backend, Cuda, Host, cuda, host};
 pub use buffer::{
     Buf, Dst, Plain, PlainMut, PlainSource, PlainTarget, Src, SymmBuf, SymmView, SymmViewMut,
     WindowRef, plain, plain_mut,
+};
+pub use capture::{
+    Capture, CaptureMode, CapturedCall, Graph, GraphArenaStats, GraphOptions, GraphPool,
+    GraphPoolStats, GraphStats, Need, Pass, Prime,
 };
 pub use element::Element;
 pub use error::{Error, Result, Rule};

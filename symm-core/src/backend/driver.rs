@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::Call;
+use crate::capture::CaptureMode;
 use crate::error::Result;
 use crate::rendezvous::Rendezvous;
 use crate::scope::routing::Routing;
@@ -79,6 +80,10 @@ pub trait Driver: Sized {
     type Window: Clone + Debug + Send + Sync + 'static;
     /// Orders the uses of one buffer on several streams.
     type Fence: Debug + 'static;
+    /// A stream that records its work; dropping it ends that and throws the record away.
+    type Recording: Debug;
+    /// What was recorded, ready to be launched any number of times. Given back by `destroy_graph`.
+    type Graph: Debug + Send + 'static;
 
     /// This thread's routing for the backend (a thread-local of its own, so that nothing is
     /// erased).
@@ -200,4 +205,31 @@ pub trait Driver: Sized {
         stream: &Self::Stream,
         calls: &[Call],
     ) -> Result<()>;
+
+    /// Records the work of `stream`, and of the streams that come to wait for it, instead of running
+    /// it. Until the record ends, these streams are ordered by waits alone: the framework's own
+    /// event tracking is off on the device, and a wait for work that is not part of the record is an
+    /// error.
+    fn begin_capture(
+        device: &Self::Device,
+        stream: &Self::Stream,
+        mode: CaptureMode,
+    ) -> Result<Self::Recording>;
+    /// Ends the record. All streams that joined it have been waited for by the first. Whatever
+    /// happens, nothing is recorded after this and event tracking is as it was.
+    fn end_capture(device: &Self::Device, recording: Self::Recording) -> Result<Self::Graph>;
+    /// What the graph holds, node by node: names of kernels, else what the node does.
+    fn graph_nodes(device: &Self::Device, graph: &Self::Graph) -> Result<Vec<String>>;
+    /// Enqueues the recorded work.
+    ///
+    /// # Safety
+    /// All memory that was recorded is still allocated, and stays so until the work is done; the
+    /// communicators are alive, their windows registered.
+    unsafe fn launch_graph(
+        device: &Self::Device,
+        graph: &Self::Graph,
+        stream: &Self::Stream,
+    ) -> Result<()>;
+    /// Gives the graph back. No launch of it is under way.
+    fn destroy_graph(device: &Self::Device, graph: Self::Graph) -> Result<()>;
 }

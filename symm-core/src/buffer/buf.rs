@@ -74,6 +74,22 @@ impl<T: Element, B: Backend> Buf<T, B> {
         })
     }
 
+    /// Memory that is there already, of `len` elements.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn adopted(
+        rank: &Arc<Rank<B>>,
+        memory: B::Plain,
+        len: usize,
+        stream: B::Stream,
+    ) -> Self {
+        let bytes = (len * size_of::<T>()) as u64;
+        Self {
+            memory: Memory::of_its_own(rank, None, memory, bytes, stream),
+            len,
+            _elements: PhantomData,
+        }
+    }
+
     /// Shortens the buffer; its memory stays as large as it was.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -155,12 +171,12 @@ impl<T: Element, B: Backend> Buf<T, B> {
     /// # Ok::<(), symm_core::Error>(())
     /// ```
     pub fn position(&self) -> Option<Position> {
-        self.memory.block().map(|(_, block)| block.position)
+        self.memory.place().map(|place| place.block.position)
     }
 
     /// Whether it lies in an arena, that is in memory from `ncclMemAlloc`.
     pub fn is_symmetric(&self) -> bool {
-        self.memory.block().is_some()
+        self.memory.place().is_some()
     }
 
     /// A copy of the elements. Waits for the work on this memory, not for other work.
@@ -260,10 +276,10 @@ impl<T: Element, B: Backend> fmt::Debug for Buf<T, B> {
             .field("len", &self.len)
             .field("group", &group)
             .field("address", &format_args!("{:#x}", self.address()));
-        if let Some((_, block)) = self.memory.block() {
+        if let Some(place) = self.memory.place() {
             debug
-                .field("segment", &block.position.segment)
-                .field("offset", &block.position.offset);
+                .field("segment", &place.block.position.segment)
+                .field("offset", &place.block.position.offset);
         }
         debug.finish()
     }

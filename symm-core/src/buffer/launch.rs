@@ -80,6 +80,11 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
         self.calls.iter_mut().map(decide).collect()
     }
 
+    /// The calls, in order.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = &Prepared<'a, B>> {
+        self.calls.iter()
+    }
+
     /// Enqueues the calls on `stream`, as one NCCL group if there are several. What moves nothing
     /// is left out.
     pub(crate) fn launch(self, stream: &B::Stream) -> Result<()> {
@@ -163,9 +168,7 @@ fn check<B: Backend>(group: &Arc<GroupCore<B>>, call: &Prepared<'_, B>) -> Resul
     if let (Send::From(from), Some(to)) = (&call.send, &call.recv)
         && send > 0
         && recv > 0
-        && let (Some(from), Some(to)) = (from.span(), to.span())
-        && from.start < to.end
-        && to.start < from.end
+        && from.overlaps(to)
     {
         return Err(Error::Overlap {
             operation,
@@ -193,33 +196,21 @@ fn check_operand<B: Backend>(
             expected,
         });
     }
-    let elsewhere = match &operand.owner {
-        Owner::Ours { memory, .. } => {
-            let owner = memory.group();
-            if operand.of_group && !owner.is_some_and(|owner| Arc::ptr_eq(owner, group)) {
-                let buffer = owner.map_or_else(|| "no group".into(), |owner| owner.label());
-                return Err(Error::GroupMismatch {
-                    what: format!("{operation}, {what}").into(),
-                    buffer: buffer.into(),
-                    group: group.label().into(),
-                });
-            }
-            (!Arc::ptr_eq(memory.rank(), &group.world)).then(|| B::describe(&memory.rank().device))
-        }
-        Owner::Foreign(foreign) => foreign.elsewhere(&group.world.device),
-    };
-    match elsewhere {
-        None => Ok(()),
-        Some(found) => {
-            let (what, device) = (
-                format!("{operation} on {}: {what}", group.label()),
-                B::describe(&group.world.device),
-            );
-            Err(Error::WrongDevice {
-                what: what.into(),
-                found: found.into(),
-                device: device.into(),
-            })
-        }
+    if let Owner::Ours { memory, .. } = &operand.owner
+        && operand.of_group
+        && !memory
+            .group()
+            .is_some_and(|owner| Arc::ptr_eq(owner, group))
+    {
+        let owner = memory.group();
+        let buffer = owner.map_or_else(|| "no group".into(), |owner| owner.label());
+        return Err(Error::GroupMismatch {
+            what: format!("{operation}, {what}").into(),
+            buffer: buffer.into(),
+            group: group.label().into(),
+        });
     }
+    operand.admit(&group.world, || {
+        format!("{operation} on {}: {what}", group.label())
+    })
 }

@@ -2,30 +2,45 @@
 
 use std::cell::OnceCell;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::lease::Lease;
 use crate::StaysOnItsThread;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
+use crate::capture::active;
+use crate::capture::arena::{GraphArena, GraphBlock};
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 use crate::group::world::Rank;
-use crate::pool::arena::Block;
+use crate::pool::arena::{ArenaId, Block};
+use crate::pool::segment::Segment;
 use crate::scope::routing;
 
 /// Memory that a buffer owns. Not `Send`: where a free falls among the allocations is part of the
 /// arena's history, so it happens on the thread that allocates, in program order.
 #[derive(Debug)]
 pub(crate) struct Memory<B: Backend> {
+    /// Dropped with the buffer, or handed to the graphs that need it.
+    owned: ManuallyDrop<Owned<B>>,
+    /// Made when a capture first uses the memory.
+    lease: OnceCell<Rc<Lease<B>>>,
+    _thread: PhantomData<StaysOnItsThread>,
+}
+
+/// The memory itself; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Owned<B: Backend> {
     addr: u64,
     bytes: u64,
     home: Home<B>,
     /// The stream on which it was allocated, behind which it is freed.
     stream: B::Stream,
     /// Made at the first use on another stream, or by a kernel.
-    fence: OnceCell<B::Fence>,
-    _thread: PhantomData<StaysOnItsThread>,
+    fence: OnceCell<Rc<B::Fence>>,
 }
 
 #[derive(Debug)]
@@ -35,6 +50,12 @@ enum Home<B: Backend> {
         group: Arc<GroupCore<B>>,
         block: Block,
     },
+    /// A block of a graph pool's arena; `group` is set where a scope gave it.
+    Graph {
+        arena: Rc<GraphArena<B>>,
+        block: GraphBlock,
+        group: Option<Arc<GroupCore<B>>>,
+    },
     /// Memory of its own; `group` is set where a scope that is switched off gave it.
     Plain {
         memory: Option<B::Plain>,
@@ -43,120 +64,200 @@ enum Home<B: Backend> {
     },
 }
 
+/// Where memory lies that can be in a window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a, B: Backend> {
+    /// The group whose scope it was allocated in.
+    pub(crate) group: &'a Arc<GroupCore<B>>,
+    pub(crate) arena: ArenaId,
+    pub(crate) block: &'a Block,
+}
+
 impl<B: Backend> Memory<B> {
-    /// A block of the group's arena, which the group's next round registers.
+    /// A block of the group's arena, or in a capture of the graph pool's, which the group's next
+    /// round registers.
     pub(crate) fn in_arena(group: &Arc<GroupCore<B>>, bytes: u64) -> Result<Self> {
+        if let Some(active) = active::on_this_thread(&group.world) {
+            return active.allocate(Some(group), true, bytes);
+        }
         let stream = routing::stream(&group.world);
         let block = group.arena.allocate(bytes, &stream)?;
-        group.ledger().touch(block.position.segment);
-        Ok(Self::new(
-            block.addr,
-            bytes,
-            Home::Block {
-                group: Arc::clone(group),
-                block,
-            },
-            stream,
-        ))
+        touch(group, group.arena.id, &block, || {
+            group.arena.segment(block.position.segment)
+        });
+        let home = Home::Block {
+            group: Arc::clone(group),
+            block,
+        };
+        Ok(Self::new(block.addr, bytes, home, stream))
     }
 
-    /// Ordinary memory.
+    /// Ordinary memory; in a capture, of the graph pool's private arena.
     pub(crate) fn plain(
         rank: &Arc<Rank<B>>,
         group: Option<&Arc<GroupCore<B>>>,
         bytes: u64,
     ) -> Result<Self> {
         rank.check()?;
+        if let Some(active) = active::on_this_thread(rank) {
+            return active.allocate(group, false, bytes);
+        }
         let stream = routing::stream(rank);
         let memory = B::alloc_plain(&stream, bytes.max(1))?;
+        Ok(Self::of_its_own(rank, group, memory, bytes, stream))
+    }
+
+    /// Ordinary memory that is there already.
+    pub(crate) fn of_its_own(
+        rank: &Arc<Rank<B>>,
+        group: Option<&Arc<GroupCore<B>>>,
+        memory: B::Plain,
+        bytes: u64,
+        stream: B::Stream,
+    ) -> Self {
         rank.pool.plain.fetch_add(bytes, Ordering::Relaxed);
         let addr = B::plain_base(&memory);
-        Ok(Self::new(
-            addr,
-            bytes,
-            Home::Plain {
-                memory: Some(memory),
-                rank: Arc::clone(rank),
-                group: group.cloned(),
-            },
-            stream,
-        ))
+        let home = Home::Plain {
+            memory: Some(memory),
+            rank: Arc::clone(rank),
+            group: group.cloned(),
+        };
+        Self::new(addr, bytes, home, stream)
+    }
+
+    /// A block of a graph pool, allocated in the pass that is active.
+    pub(crate) fn of_graphs(
+        arena: &Rc<GraphArena<B>>,
+        group: Option<&Arc<GroupCore<B>>>,
+        block: GraphBlock,
+        bytes: u64,
+        stream: B::Stream,
+    ) -> Self {
+        let addr = block.block.addr;
+        let home = Home::Graph {
+            arena: Rc::clone(arena),
+            block,
+            group: group.cloned(),
+        };
+        Self::new(addr, bytes, home, stream)
     }
 
     fn new(addr: u64, bytes: u64, home: Home<B>, stream: B::Stream) -> Self {
-        Self {
+        let owned = Owned {
             addr,
             bytes,
             home,
             stream,
             fence: OnceCell::new(),
+        };
+        Self {
+            owned: ManuallyDrop::new(owned),
+            lease: OnceCell::new(),
             _thread: PhantomData,
         }
     }
 
     pub(crate) fn addr(&self) -> u64 {
-        self.addr
+        self.owned.addr
     }
 
     pub(crate) fn stream(&self) -> &B::Stream {
-        &self.stream
+        &self.owned.stream
     }
 
     pub(crate) fn rank(&self) -> &Arc<Rank<B>> {
-        match &self.home {
-            Home::Block { group, .. } => &group.world,
-            Home::Plain { rank, .. } => rank,
-        }
+        self.owned.rank()
     }
 
     /// The group whose scope it was allocated in.
     pub(crate) fn group(&self) -> Option<&Arc<GroupCore<B>>> {
-        match &self.home {
+        match &self.owned.home {
             Home::Block { group, .. } => Some(group),
-            Home::Plain { group, .. } => group.as_ref(),
+            Home::Graph { group, .. } | Home::Plain { group, .. } => group.as_ref(),
         }
     }
 
-    /// The block it owns, and the group whose arena it is of.
-    pub(crate) fn block(&self) -> Option<(&Arc<GroupCore<B>>, &Block)> {
-        match &self.home {
-            Home::Block { group, block } => Some((group, block)),
-            Home::Plain { .. } => None,
+    /// Where it lies, if that is an arena of symmetric memory.
+    pub(crate) fn place(&self) -> Option<Place<'_, B>> {
+        match &self.owned.home {
+            Home::Block { group, block } => Some(Place {
+                group,
+                arena: group.arena.id,
+                block,
+            }),
+            Home::Graph {
+                arena,
+                block,
+                group: Some(group),
+            } if arena.is_symmetric() => Some(Place {
+                group,
+                arena: arena.id(),
+                block: &block.block,
+            }),
+            Home::Graph { .. } | Home::Plain { .. } => None,
         }
+    }
+
+    /// The block of a graph pool that it owns, if it does.
+    pub(crate) fn graph_block(&self) -> Option<(&Rc<GraphArena<B>>, &GraphBlock)> {
+        self.owned.graph_block()
+    }
+
+    /// What holds the memory for graphs; made when it is first asked for.
+    pub(crate) fn lease(&self) -> &Rc<Lease<B>> {
+        self.lease.get_or_init(Lease::new)
     }
 
     /// Makes `stream` wait for the uses of this memory that `access` conflicts with.
     pub(crate) fn before(&self, stream: &B::Stream, access: Access) -> Result<()> {
-        match self.fence.get() {
+        if let Some(capture) = active::capture_on_this_thread(self.rank()) {
+            return capture.before_use(self, stream, access);
+        }
+        if let Some(lease) = self.lease.get() {
+            lease.before(stream)?;
+        }
+        match self.owned.fence.get() {
             Some(fence) => B::fence_before(fence, stream, access),
-            None if B::same_stream(&self.stream, stream) => Ok(()),
+            None if B::same_stream(self.stream(), stream) => Ok(()),
             None => B::fence_before(self.fence()?, stream, access),
         }
     }
 
     /// Notes a use that was just enqueued on `stream`.
     pub(crate) fn after(&self, stream: &B::Stream, access: Access) -> Result<()> {
-        match self.fence.get() {
+        if let Some(capture) = active::capture_on_this_thread(self.rank()) {
+            capture.after_use(self, stream);
+            return Ok(());
+        }
+        if let Some(lease) = self.lease.get() {
+            lease.after(stream);
+        }
+        match self.owned.fence.get() {
             Some(fence) => B::fence_after(fence, stream, access),
             None => Ok(()),
         }
     }
 
     /// The fence, behind all that the owner's stream holds now if it is new.
-    pub(crate) fn fence(&self) -> Result<&B::Fence> {
-        if let Some(fence) = self.fence.get() {
+    pub(crate) fn fence(&self) -> Result<&Rc<B::Fence>> {
+        if let Some(fence) = self.owned.fence.get() {
             return Ok(fence);
         }
         // SAFETY: the memory is this buffer's, and the fence is dropped with it, before the memory
-        // is given back.
-        let fence = unsafe { B::fence(&self.stream, self.addr, self.bytes.max(1)) }?;
-        Ok(self.fence.get_or_init(|| fence))
+        // is given back; graphs that share the fence have a lease on the memory.
+        let fence = unsafe { B::fence(self.stream(), self.addr(), self.owned.bytes.max(1)) }?;
+        Ok(self.owned.fence.get_or_init(|| Rc::new(fence)))
     }
 
     /// The fence, if the memory was used on more than its own stream, or by a kernel.
+    pub(crate) fn fence_if_made(&self) -> Option<&Rc<B::Fence>> {
+        self.owned.fence.get()
+    }
+
+    /// The lease, if a capture used the memory.
     #[cfg(feature = "cuda")]
-    pub(crate) fn fence_if_made(&self) -> Option<&B::Fence> {
-        self.fence.get()
+    pub(crate) fn lease_if_made(&self) -> Option<&Rc<Lease<B>>> {
+        self.lease.get()
     }
 
     /// Runs `work` on the thread's stream, ordered with the other uses.
@@ -176,25 +277,35 @@ impl<B: Backend> Memory<B> {
     /// Copies `src` to `offset` bytes from the start.
     pub(crate) fn upload(&self, offset: u64, src: &[u8]) -> Result<()> {
         self.in_bounds(offset, src.len() as u64)?;
+        active::refuse(
+            self.rank(),
+            "a copy from host memory",
+            "its replays would read host memory that is gone: make the buffer before the capture, and copy to it between launches",
+        )?;
         if src.is_empty() {
             return Ok(());
         }
         // SAFETY: the range lies inside this memory, which is given back only behind the work of
         // its streams.
         self.on_stream(Access::Write, |stream| unsafe {
-            B::upload(stream, self.addr + offset, src)
+            B::upload(stream, self.addr() + offset, src)
         })
     }
 
     /// Waits for the work before it and copies from `offset` bytes on.
     pub(crate) fn download(&self, offset: u64, dst: &mut [u8]) -> Result<()> {
         self.in_bounds(offset, dst.len() as u64)?;
+        active::refuse(
+            self.rank(),
+            "reading a buffer",
+            "nothing has run yet: return the buffer from the step, and read graph.output() after a launch",
+        )?;
         if dst.is_empty() {
             return Ok(());
         }
         // SAFETY: the range lies inside this memory.
         self.on_stream(Access::Read, |stream| unsafe {
-            B::download(stream, self.addr + offset, dst)
+            B::download(stream, self.addr() + offset, dst)
         })
     }
 
@@ -207,23 +318,68 @@ impl<B: Backend> Memory<B> {
         // SAFETY: the range lies inside this memory, which is given back only behind the work of
         // its streams.
         self.on_stream(Access::Write, |stream| unsafe {
-            B::zero(stream, self.addr + offset, bytes)
+            B::zero(stream, self.addr() + offset, bytes)
         })
     }
 
     fn in_bounds(&self, offset: u64, bytes: u64) -> Result<()> {
         match offset.checked_add(bytes) {
-            Some(end) if end <= self.bytes => Ok(()),
+            Some(end) if end <= self.owned.bytes => Ok(()),
             _ => Err(Error::Range {
                 start: offset as usize,
                 end: offset.saturating_add(bytes) as usize,
-                len: self.bytes as usize,
+                len: self.owned.bytes as usize,
             }),
         }
     }
 }
 
+impl<B: Backend> Owned<B> {
+    pub(crate) fn rank(&self) -> &Arc<Rank<B>> {
+        match &self.home {
+            Home::Block { group, .. } => &group.world,
+            Home::Graph { arena, .. } => arena.rank(),
+            Home::Plain { rank, .. } => rank,
+        }
+    }
+
+    pub(crate) fn graph_block(&self) -> Option<(&Rc<GraphArena<B>>, &GraphBlock)> {
+        match &self.home {
+            Home::Graph { arena, block, .. } => Some((arena, block)),
+            Home::Block { .. } | Home::Plain { .. } => None,
+        }
+    }
+
+    pub(crate) fn addr(&self) -> u64 {
+        self.addr
+    }
+
+    /// Gives the memory back behind the work on `streams`.
+    pub(crate) fn free_behind(self, streams: &[B::Stream]) -> Result<()> {
+        let others = streams
+            .iter()
+            .filter(|stream| !B::same_stream(stream, &self.stream));
+        others
+            .into_iter()
+            .try_for_each(|stream| B::wait_stream(&self.stream, stream))
+    }
+}
+
 impl<B: Backend> Drop for Memory<B> {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here, and not used after it.
+        let owned = unsafe { ManuallyDrop::take(&mut self.owned) };
+        let owned = match self.lease.get() {
+            Some(lease) => lease.outlive(owned),
+            None => Some(owned),
+        };
+        if let Some(owned) = owned {
+            active::free(owned);
+        }
+    }
+}
+
+impl<B: Backend> Drop for Owned<B> {
     fn drop(&mut self) {
         if let Some(fence) = self.fence.take() {
             // Freed behind the work of its own stream, which therefore has to come after all the
@@ -236,10 +392,21 @@ impl<B: Backend> Drop for Memory<B> {
         }
         match &mut self.home {
             Home::Block { group, block } => group.arena.release(block, &self.stream),
+            Home::Graph { arena, block, .. } => arena.release(block, &self.stream),
             Home::Plain { memory, rank, .. } => {
                 drop(memory.take());
                 rank.pool.plain.fetch_sub(self.bytes, Ordering::Relaxed);
             }
         }
     }
+}
+
+/// Notes in the group's ledger that a block of it lies in the segment.
+pub(crate) fn touch<B: Backend>(
+    group: &GroupCore<B>,
+    arena: ArenaId,
+    block: &Block,
+    segment: impl FnOnce() -> Option<Arc<Segment<B>>>,
+) {
+    group.ledger().touch(arena, block.position.segment, segment);
 }

@@ -5,6 +5,7 @@
 mod buf;
 pub(crate) mod bytes;
 pub(crate) mod launch;
+pub(crate) mod lease;
 pub(crate) mod memory;
 pub(crate) mod operand;
 pub(crate) mod plain;

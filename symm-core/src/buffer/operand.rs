@@ -1,5 +1,6 @@
 //! What collectives read and write.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,9 +11,11 @@ use super::symm::SymmBuf;
 use super::view::{SymmView, SymmViewMut};
 use crate::backend::Backend;
 use crate::backend::driver::Access;
+use crate::capture::active;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::group::tag::GroupTag;
+use crate::group::world::Rank;
 use crate::scope::routing;
 
 /// One operand of a call: where it is, how long it is, whose it is.
@@ -41,6 +44,10 @@ pub(crate) enum Owner<'a, B: Backend> {
 pub(crate) trait Foreign<B: Backend>: std::fmt::Debug {
     /// Where it is, for messages, if it is not on the device.
     fn elsewhere(&self, device: &B::Device) -> Option<String>;
+    /// What keeps it allocated, where it can be kept for longer than it is borrowed.
+    fn kept(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
     /// Its address, with `stream` made to wait for earlier uses; dropping the guard, after the
     /// launch, notes this use.
     fn enter<'s>(&'s mut self, stream: &'s B::Stream, access: Access) -> (u64, Box<dyn Held + 's>);
@@ -80,6 +87,52 @@ impl<'a, B: Backend> Operand<'a, B> {
                 Some(start..start + self.bytes)
             }
             Owner::Foreign(_) => None,
+        }
+    }
+
+    /// Whether the two share a byte, as far as that is known before the call.
+    pub(crate) fn overlaps(&self, other: &Operand<'_, B>) -> bool {
+        match (self.span(), other.span()) {
+            (Some(a), Some(b)) => a.start < b.end && b.start < a.end,
+            _ => false,
+        }
+    }
+
+    /// Whether a call of the rank can take it: memory of its device, and in a capture memory that the
+    /// graph can keep. `what` names the operand in messages.
+    pub(crate) fn admit(&self, rank: &Arc<Rank<B>>, what: impl Fn() -> String) -> Result<()> {
+        let elsewhere = match &self.owner {
+            Owner::Ours { memory, .. } => {
+                (!Arc::ptr_eq(memory.rank(), rank)).then(|| B::describe(&memory.rank().device))
+            }
+            Owner::Foreign(foreign) => foreign.elsewhere(&rank.device),
+        };
+        if let Some(found) = elsewhere {
+            return Err(Error::WrongDevice {
+                what: what().into(),
+                found: found.into(),
+                device: B::describe(&rank.device).into(),
+            });
+        }
+        let Owner::Foreign(foreign) = &self.owner else {
+            return Ok(());
+        };
+        let Some(capture) = active::capture_on_this_thread(rank) else {
+            return Ok(());
+        };
+        match foreign.kept() {
+            Some(owner) => {
+                capture.keep_value(Box::new(owner));
+                Ok(())
+            }
+            None => {
+                let error = Error::CaptureForeign {
+                    what: what().into(),
+                    site: capture.site,
+                };
+                capture.fail(&error);
+                Err(error)
+            }
         }
     }
 
@@ -128,10 +181,7 @@ pub(crate) fn copy<B: Backend>(mut dst: Operand<'_, B>, mut src: Operand<'_, B>)
             len: dst.len,
         });
     }
-    if let (Some(from), Some(to)) = (src.span(), dst.span())
-        && from.start < to.end
-        && to.start < from.end
-    {
+    if src.overlaps(&dst) {
         return Err(Error::Overlap {
             operation: "copy_from",
             group: "one buffer".into(),
@@ -142,20 +192,7 @@ pub(crate) fn copy<B: Backend>(mut dst: Operand<'_, B>, mut src: Operand<'_, B>)
     };
     let rank = Arc::clone(memory.rank());
     rank.check()?;
-    let elsewhere = match &src.owner {
-        Owner::Ours { memory, .. } => {
-            (!Arc::ptr_eq(memory.rank(), &rank)).then(|| B::describe(&memory.rank().device))
-        }
-        Owner::Foreign(foreign) => foreign.elsewhere(&rank.device),
-    };
-    if let Some(found) = elsewhere {
-        let device = B::describe(&rank.device);
-        return Err(Error::WrongDevice {
-            what: "copy_from: the source".into(),
-            found: found.into(),
-            device: device.into(),
-        });
-    }
+    src.admit(&rank, || "copy_from: the source".into())?;
     let (stream, bytes) = (routing::stream(&rank), dst.bytes);
     if bytes > 0 {
         let (to, _) = dst.enter(&stream, Access::Write)?;

@@ -27,8 +27,8 @@ pub struct PlainMut<'a, T: Element, B: Backend> {
     _elements: PhantomData<&'a mut [T]>,
 }
 
-/// What [`plain`] takes: `&Buf`, `&SymmBuf` of any group, and cudarc's `&CudaSlice` and
-/// `&CudaView`. Sealed.
+/// What [`plain`] takes: `&Buf`, `&SymmBuf` of any group, and cudarc's `&CudaSlice`, `&CudaView` and
+/// `&Arc<CudaSlice>`, of which a graph keeps a clone. Sealed.
 #[diagnostic::on_unimplemented(
     message = "`plain` does not take `{Self}`",
     label = "not a `&Buf`, a `&SymmBuf`, or cudarc's `&CudaSlice` or `&CudaView`"

@@ -6,6 +6,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buf::Buf;
+use super::memory::Place;
 use super::plain::Plain;
 use super::view::{SymmView, SymmViewMut};
 use crate::Cuda;
@@ -234,10 +235,16 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     /// # Errors
     /// Those of the group's communicator.
     pub fn window(&self) -> Result<Option<WindowRef<'_, B>>> {
-        let Some((group, block)) = self.buf.memory.block() else {
+        let Some(Place {
+            group,
+            arena,
+            block,
+        }) = self.buf.memory.place()
+        else {
             return Ok(None);
         };
-        let window = group.ledger().window(block.position.segment).cloned();
+        let segment = block.position.segment;
+        let window = group.ledger().window(arena, segment).cloned();
         Ok(window.map(|window| WindowRef {
             handle: B::window_handle(&window),
             offset: block.position.offset,

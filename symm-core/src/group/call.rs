@@ -8,6 +8,7 @@ use super::path::{Choice, Facts, Path, Reason, Spot, choose};
 use crate::backend::Backend;
 use crate::buffer::launch::{Checked, Prepared, Send};
 use crate::buffer::operand::{Operand, Owner};
+use crate::capture::{CapturedCall, active};
 use crate::error::Result;
 use crate::pool::usage::Claim;
 use crate::registration::ledger::Standing;
@@ -28,8 +29,24 @@ pub(crate) fn run<B: Backend>(
     let paths = checked.choose(|call| choice(group, call));
     let stream = routing::stream(&group.world);
     group.arena.note_stream(&stream);
+    let captured = active::capture_on_this_thread(&group.world);
+    if let Some(capture) = captured {
+        for (call, path) in checked.calls().zip(&paths) {
+            capture.called(group, called(group, call, *path));
+        }
+    }
     checked.launch(&stream)?;
     Ok(paths)
+}
+
+/// The call as a graph's statistics have it.
+fn called<B: Backend>(group: &GroupCore<B>, call: &Prepared<'_, B>, path: Path) -> CapturedCall {
+    CapturedCall {
+        operation: call.op.name(),
+        group: group.name().into(),
+        bytes: (call.count * call.dtype.bytes()) as u64,
+        path,
+    }
 }
 
 fn choice<B: Backend>(group: &GroupCore<B>, call: &Prepared<'_, B>) -> Choice {
@@ -51,6 +68,7 @@ fn choice<B: Backend>(group: &GroupCore<B>, call: &Prepared<'_, B>) -> Choice {
         version: group.version,
         ranks: group.size(),
         kernels: group.symmetric_kernels.get().copied(),
+        reads_early: active::reads_early(group),
     };
     let bytes = (call.count * call.dtype.bytes()) as u64;
     choose(call.op, call.dtype, bytes, send, recv, facts)
@@ -62,15 +80,15 @@ fn spot<B: Backend>(group: &GroupCore<B>, operand: &Operand<'_, B>) -> Spot {
     let Owner::Ours { memory, offset } = &operand.owner else {
         return Spot::Outside(Reason::Foreign);
     };
-    match memory.block() {
-        Some((owner, block)) if Arc::ptr_eq(&owner.arena, &group.arena) => {
-            match group.ledger().standing(block.position.segment) {
-                Standing::Window => Spot::Window(block.position.offset + offset),
+    match memory.place() {
+        Some(place) => {
+            let position = place.block.position;
+            match group.ledger().standing(place.arena, position.segment) {
+                Standing::Window => Spot::Window(position.offset + offset),
                 Standing::Refused => Spot::Outside(Reason::Unsupported),
                 Standing::None => Spot::Outside(Reason::Foreign),
             }
         }
-        Some(_) => Spot::Outside(Reason::Foreign),
         None if operand.of_group => Spot::Outside(Reason::Disabled),
         None => Spot::Outside(Reason::Foreign),
     }

@@ -1,14 +1,14 @@
 //! What all handles of one group share.
 
 use std::any::TypeId;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::tag::{Dyn, GroupTag};
 use super::world::Rank;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::pool::arena::Arena;
+use crate::pool::arena::{Arena, ArenaId};
 use crate::pool::reaper;
 use crate::registration::ledger::Ledger;
 
@@ -25,6 +25,13 @@ pub(crate) struct GroupCore<B: Backend> {
     pub(crate) rank: usize,
     /// World ranks by rank in the group.
     pub(crate) members: Arc<[usize]>,
+    /// Equal on all members, and of no other group of the world; `None` where somebody else made the
+    /// communicator, so that nobody knows which ranks of the world it joins.
+    pub(crate) split: Option<u64>,
+    /// Agreements of the group so far; see `capture::compare`.
+    pub(crate) agreements: AtomicU64,
+    /// A book of the ledger was closed, and its windows may still be there.
+    closed_books: AtomicBool,
     /// `None` only while the group is being dropped.
     comm: Option<B::Comm>,
     pub(crate) version: u32,
@@ -41,6 +48,7 @@ impl<B: Backend> GroupCore<B> {
         world: &Arc<Rank<B>>,
         name: &str,
         comm: B::Comm,
+        split: Option<u64>,
         rank: usize,
         members: Arc<[usize]>,
     ) -> Arc<Self> {
@@ -59,6 +67,9 @@ impl<B: Backend> GroupCore<B> {
             members,
             version: B::version(&comm),
             comm: Some(comm),
+            split,
+            agreements: AtomicU64::new(0),
+            closed_books: AtomicBool::new(false),
             arena,
             ledger: Mutex::default(),
             symmetric_kernels: OnceLock::new(),
@@ -95,6 +106,41 @@ impl<B: Backend> GroupCore<B> {
         self.comm.as_ref().ok_or_else(|| Error::Config {
             what: format!("{} is being dropped", self.label()).into(),
         })
+    }
+
+    /// Hands the windows on an arena that ends before the group to the reaper, behind the work on
+    /// `streams`.
+    pub(crate) fn close_book(self: Arc<Self>, arena: ArenaId, streams: Vec<B::Stream>) {
+        let windows = self.ledger().close(arena);
+        if windows.is_empty() {
+            return;
+        }
+        self.closed_books.store(true, Ordering::Relaxed);
+        let world = Arc::clone(&self.world);
+        world.pool.reaper.later(move || {
+            let mut outcome = reaper::drain::<B>(&streams);
+            for (window, segment) in windows {
+                let gone = self
+                    .comm()
+                    .and_then(|comm| B::deregister(&self.world.device, comm, window));
+                outcome = outcome.and(gone);
+                drop(segment);
+            }
+            outcome
+        });
+    }
+
+    /// Waits for the windows of closed books to be gone. NCCL takes the place of a window from the
+    /// lowest that is free, and multicast kernels need the same place on all ranks: so ranks
+    /// deregister and register in one order, that of their programs (`../shared/reference/nccl.md`,
+    /// section 3).
+    pub(crate) fn wait_for_closed_books(&self) -> Result<()> {
+        let reaper = &self.world.pool.reaper;
+        // In a capture, which holds the reaper, registering is an exception that was asked for.
+        match !reaper.is_held() && self.closed_books.swap(false, Ordering::Relaxed) {
+            true => reaper.flush(self.world.seat.deadline),
+            false => Ok(()),
+        }
     }
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger<B>> {

@@ -22,6 +22,7 @@ use self::tag::{Dyn, GroupTag};
 use crate::Cuda;
 use crate::backend::Backend;
 use crate::buffer::SymmBuf;
+use crate::capture::active;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::pool::usage::Claim;
@@ -148,8 +149,16 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         let site = Site::caller();
         self.core.world.check()?;
         let _entry = Entry::new(&self.core, Claim::Scope, site)?;
-        let segment = self.core.arena.reserve(bytes)?;
-        self.core.ledger().touch(segment);
+        active::refuse(
+            &self.core.world,
+            "reserving memory",
+            "reserve before the capture",
+        )?;
+        let arena = &self.core.arena;
+        let segment = arena.reserve(bytes)?;
+        self.core
+            .ledger()
+            .touch(arena.id, segment, || arena.segment(segment));
         round::settle(&self.core, site)
     }
 

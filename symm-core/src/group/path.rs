@@ -99,6 +99,8 @@ pub(crate) struct Facts {
     pub(crate) ranks: usize,
     /// Whether symmetric kernels run on this machine; `None` while no window is registered.
     pub(crate) kernels: Option<bool>,
+    /// Whether symmetric kernels of this call would read too early.
+    pub(crate) reads_early: bool,
 }
 
 /// From this version on, only the operand that peers address has to be in a window
@@ -147,7 +149,7 @@ pub(crate) fn choose(
     if let Some(reason) = relevant.into_iter().find_map(|(_, spot)| outside(spot)) {
         return plain(reason);
     }
-    if has_defect(op, dtype, bytes, send, facts.version) {
+    if has_defect(op, dtype, bytes, send, facts) {
         return Choice {
             path: Path::Plain(Reason::Defect),
             avoid_windows: true,
@@ -210,13 +212,15 @@ fn is_small_float(dtype: Dtype) -> bool {
 
 /// Whether NCCL would take a symmetric kernel that it must not take. The same on all ranks: offsets
 /// in windows are, and what lies elsewhere counts as unaligned.
-fn has_defect(op: Op, dtype: Dtype, bytes: u64, send: Spot, version: u32) -> bool {
+fn has_defect(op: Op, dtype: Dtype, bytes: u64, send: Spot, facts: Facts) -> bool {
+    let version = facts.version;
     let average = op == Op::AllReduce(ReduceOp::Avg) && is_small_float(dtype);
     let starts_aligned = matches!(send, Spot::Window(offset) if offset % 4 == 0);
     // Peers read a rank's part, or in place it is sent from where it lies: at multiples of its bytes.
     let parts_aligned = matches!(op, Op::AllReduce(_)) || bytes.is_multiple_of(4);
     let unaligned = dtype.bytes() < 4 && !(starts_aligned && parts_aligned);
     average && defects::AVERAGE_ALL_REDUCE.affects(version)
+        || facts.reads_early && has_kernel(op, dtype, version)
         || unaligned && has_kernel(op, dtype, version) && defects::UNALIGNED_LOAD.affects(version)
 }
 
@@ -228,6 +232,7 @@ mod tests {
         version: 23007,
         ranks: 4,
         kernels: Some(true),
+        reads_early: false,
     };
     const FOREIGN: Spot = Spot::Outside(Reason::Foreign);
 

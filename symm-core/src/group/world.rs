@@ -11,6 +11,7 @@ use super::tag::{Dyn, GroupTag};
 use crate::Cuda;
 use crate::backend::Backend;
 use crate::backend::driver::{Seat, Split};
+use crate::capture::active;
 use crate::error::{Error, Result};
 use crate::pool::reaper::Progress;
 use crate::pool::{Pool, PoolCore};
@@ -218,7 +219,8 @@ impl<B: Backend> World<B> {
         B::new_stream(&self.rank.device)
     }
 
-    /// Makes `stream` this thread's current one while the guard lives.
+    /// Makes `stream` this thread's current one while the guard lives. In a capture the stream is
+    /// captured too: its work comes behind what is captured by then, and the graph ends behind it.
     ///
     /// # Errors
     /// [`Error::WrongDevice`] for a stream of another device.
@@ -232,6 +234,9 @@ impl<B: Backend> World<B> {
                 device: self.device().into(),
             });
         }
+        if let Some(active) = active::on_this_thread(&self.rank) {
+            active.join(stream)?;
+        }
         StreamScope::open(stream, Site::caller())
     }
 
@@ -240,6 +245,11 @@ impl<B: Backend> World<B> {
     /// # Errors
     /// Those of work that was enqueued earlier.
     pub fn synchronize(&self) -> Result<()> {
+        active::refuse(
+            &self.rank,
+            "waiting for a stream",
+            "nothing runs before the graph is launched: wait after a launch",
+        )?;
         B::synchronize(&routing::stream(&self.rank))?;
         self.rank.check()
     }
@@ -270,6 +280,11 @@ impl<B: Backend> World<B> {
         key: usize,
     ) -> Result<Group<G, B>> {
         self.rank.check()?;
+        active::refuse(
+            &self.rank,
+            "splitting a world",
+            "it waits for peers: make the groups before the capture",
+        )?;
         let mut splits = self
             .rank
             .splits
@@ -293,6 +308,7 @@ impl<B: Backend> World<B> {
             &self.rank,
             name,
             comm,
+            Some(split.id),
             split.rank,
             split.members,
         )))
@@ -361,6 +377,7 @@ impl<B: Backend> World<B> {
             &self.rank,
             G::NAME,
             comm,
+            None,
             rank,
             (0..size).collect(),
         ))

@@ -1,17 +1,29 @@
 //! An arena: segments and blocks with one history, for one group or for the groups that were
 //! declared to share it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::PoolCore;
 use super::placement::{GRANULE, Placement, Position};
 use super::segment::Segment;
 use super::stats::ArenaStats;
 use super::streams::StreamTable;
 use super::usage::{Claim, Usage};
-use super::{PoolCore, SEGMENT_GRANULE};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::site::Site;
+
+/// Names an arena; no two of a process ever have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ArenaId(u64);
+
+impl ArenaId {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        ArenaId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// A block that a buffer owns.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +38,7 @@ pub(crate) struct Block {
 /// Segments and blocks with a history of their own.
 #[derive(Debug)]
 pub(crate) struct Arena<B: Backend> {
+    pub(crate) id: ArenaId,
     name: Box<str>,
     pool: Arc<PoolCore<B>>,
     state: Mutex<State<B>>,
@@ -60,6 +73,7 @@ impl<B: Backend> Arena<B> {
             digest: 0,
         };
         Arc::new(Self {
+            id: ArenaId::next(),
             name: name.into(),
             pool: Arc::clone(pool),
             state: Mutex::new(state),
@@ -165,25 +179,9 @@ impl<B: Backend> Arena<B> {
         }
     }
 
-    /// Segments double from the first size to the cap, or hold one allocation that is larger: a
-    /// function of the arena's history.
     fn grow(&self, state: &mut State<B>, bytes: u64) -> Result<()> {
-        let config = &self.pool.config;
-        let doubled = config
-            .first_segment
-            .checked_shl(state.segments.len() as u32)
-            .filter(|size| size >> state.segments.len() == config.first_segment);
-        let wanted = doubled
-            .unwrap_or(u64::MAX)
-            .min(config.segment_cap)
-            .max(bytes);
-        let size = wanted
-            .checked_next_multiple_of(SEGMENT_GRANULE)
-            .ok_or(Error::TooLarge {
-                elements: bytes as usize,
-                bytes_each: 1,
-            })?;
         let index = state.segments.len();
+        let size = self.pool.config.segment_bytes(index, bytes)?;
         let segment = Segment::new(&self.pool, &self.name, size, bytes)?;
         state.segments.push(Arc::new(segment));
         state.placement.add_segment(index, size);

@@ -2,6 +2,7 @@
 
 pub(crate) mod arena;
 pub(crate) mod placement;
+pub(crate) mod ranges;
 pub(crate) mod reaper;
 pub(crate) mod segment;
 mod stats;
@@ -38,6 +39,25 @@ pub(crate) struct PoolConfig {
 }
 
 impl PoolConfig {
+    /// Bytes of the `index`-th segment of an arena, made for an allocation of `bytes`: segments
+    /// double from the first size to the cap, or hold one allocation that is larger. A function of
+    /// the arena's history.
+    pub(crate) fn segment_bytes(&self, index: usize, bytes: u64) -> Result<u64> {
+        let doubled = self
+            .first_segment
+            .checked_shl(index as u32)
+            .filter(|size| size >> index == self.first_segment);
+        doubled
+            .unwrap_or(u64::MAX)
+            .min(self.segment_cap)
+            .max(bytes)
+            .checked_next_multiple_of(SEGMENT_GRANULE)
+            .ok_or(Error::TooLarge {
+                elements: bytes as usize,
+                bytes_each: 1,
+            })
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         match self.first_segment {
             0 => Err(Error::Config {
@@ -200,6 +220,10 @@ impl<B: Backend> Pool<B> {
                 .map(|arena| arena.stats())
                 .collect(),
         }
+    }
+
+    pub(crate) fn rank(&self) -> &Arc<Rank<B>> {
+        &self.rank
     }
 
     fn core(&self) -> &Arc<PoolCore<B>> {

@@ -36,6 +36,8 @@ pub(crate) struct Progress {
 #[derive(Debug, Default)]
 struct State {
     pending: usize,
+    /// Captures that are under way: no job starts meanwhile.
+    held: usize,
     errors: Vec<Error>,
 }
 
@@ -83,6 +85,32 @@ impl Reaper {
         }
     }
 
+    /// Lets all jobs so far end and keeps later ones waiting while the guard lives: a job may wait for
+    /// a stream, which would break a capture of it.
+    pub(crate) fn hold(&self, deadline: Duration) -> Result<Held> {
+        self.flush(deadline)?;
+        self.progress.state().held += 1;
+        Ok(Held(Arc::clone(&self.progress)))
+    }
+
+    /// Whether jobs are kept waiting.
+    pub(crate) fn is_held(&self) -> bool {
+        self.progress.state().held > 0
+    }
+
+    /// Waits until all jobs so far are done, those on threads of their own excepted.
+    pub(crate) fn flush(&self, deadline: Duration) -> Result<()> {
+        let (done, reached) = channel();
+        self.later(move || {
+            // The one who waits may have given up.
+            let _ = done.send(());
+            Ok(())
+        });
+        reached
+            .recv_timeout(deadline)
+            .map_err(|_| still_pending(deadline, self.progress.state().pending))
+    }
+
     /// Lets go of segments once the streams have done their work.
     pub(crate) fn segments<B: Backend>(
         &self,
@@ -109,7 +137,29 @@ impl Reaper {
     }
 }
 
+/// Keeps a reaper's jobs waiting.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Progress>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state().held -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Progress {
+    /// Waits while the reaper is held.
+    fn wait_for_captures(&self) {
+        let mut state = self.state();
+        while state.held > 0 {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Waits until everything that was dropped so far has been given back, and returns the first
     /// error of it.
     pub(crate) fn wait(&self, deadline: Duration) -> Result<()> {
@@ -118,11 +168,7 @@ impl Progress {
         while state.pending > 0 {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let what = format!(
-                    "teardown did not end within {deadline:?}: {} steps are left, the device may be stuck",
-                    state.pending
-                );
-                return Err(Error::Config { what: what.into() });
+                return Err(still_pending(deadline, state.pending));
             }
             state = self
                 .changed
@@ -175,8 +221,16 @@ pub(crate) fn wait_at_thread_end(progress: Arc<Progress>) {
     let _ = FAREWELLS.try_with(|farewells| farewells.borrow_mut().push(Farewell(progress)));
 }
 
+fn still_pending(deadline: Duration, steps: usize) -> Error {
+    let what = format!(
+        "teardown did not end within {deadline:?}: {steps} steps are left, the device may be stuck"
+    );
+    Error::Config { what: what.into() }
+}
+
 fn work(queue: &Receiver<Job>, progress: &Progress) {
     for job in queue {
+        progress.wait_for_captures();
         progress.finish(job());
     }
 }

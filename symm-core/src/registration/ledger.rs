@@ -1,18 +1,19 @@
-//! A group's account of its arena's segments: exactly one window for each segment that the group
-//! has touched.
+//! A group's account of the segments it works on: exactly one window for each that the group has
+//! touched.
 
 use std::sync::Arc;
 
 use crate::backend::Backend;
+use crate::pool::arena::ArenaId;
 use crate::pool::segment::Segment;
 
-/// What a group knows of one segment of its arena.
+/// What a group knows of one segment.
 #[derive(Debug)]
 enum Row<B: Backend> {
     /// No block of the group ever lay in it: it is of no concern.
     Untouched,
     /// It holds, or held, a block of the group and has no window yet.
-    Pending,
+    Pending(Arc<Segment<B>>),
     /// It has its window. The window keeps the segment, so that it is deregistered before the
     /// segment is freed.
     Window(B::Window, Arc<Segment<B>>),
@@ -31,30 +32,60 @@ pub(crate) enum Standing {
     None,
 }
 
-/// The rows, by index of the segment.
+/// The segments of one arena, by their index in it.
+#[derive(Debug)]
+struct Book<B: Backend> {
+    arena: ArenaId,
+    rows: Vec<Row<B>>,
+}
+
+/// A segment that waits for a window.
+#[derive(Debug)]
+pub(crate) struct Pending<B: Backend> {
+    pub(crate) arena: ArenaId,
+    pub(crate) index: usize,
+    pub(crate) segment: Arc<Segment<B>>,
+}
+
+/// One book for each arena, in the order in which the group came to them: its own first, then those
+/// of graph pools. The order is that of the program, so it is the same on all ranks.
 #[derive(Debug)]
 pub(crate) struct Ledger<B: Backend> {
-    rows: Vec<Row<B>>,
+    books: Vec<Book<B>>,
     pending: usize,
 }
 
 impl<B: Backend> Default for Ledger<B> {
     fn default() -> Self {
         Self {
-            rows: Vec::new(),
+            books: Vec::new(),
             pending: 0,
         }
     }
 }
 
 impl<B: Backend> Ledger<B> {
-    /// Notes that a block of the group lies in the segment.
-    pub(crate) fn touch(&mut self, segment: usize) {
-        if segment >= self.rows.len() {
-            self.rows.resize_with(segment + 1, || Row::Untouched);
+    /// Notes that a block of the group lies in the segment, which is looked up the first time.
+    pub(crate) fn touch(
+        &mut self,
+        arena: ArenaId,
+        index: usize,
+        segment: impl FnOnce() -> Option<Arc<Segment<B>>>,
+    ) {
+        let known = self.books.iter().position(|book| book.arena == arena);
+        let book = known.unwrap_or_else(|| {
+            let rows = Vec::new();
+            self.books.push(Book { arena, rows });
+            self.books.len() - 1
+        });
+        let rows = &mut self.books[book].rows;
+        if index >= rows.len() {
+            rows.resize_with(index + 1, || Row::Untouched);
         }
-        if matches!(self.rows[segment], Row::Untouched) {
-            self.rows[segment] = Row::Pending;
+        if matches!(rows[index], Row::Untouched)
+            && let Some(segment) = segment()
+        {
+            rows[index] = Row::Pending(segment);
             self.pending += 1;
         }
     }
@@ -65,35 +96,47 @@ impl<B: Backend> Ledger<B> {
     }
 
     /// The segments that wait for a window, in the order that all ranks share.
-    pub(crate) fn pending(&self) -> Vec<usize> {
-        let rows = self.rows.iter().enumerate();
-        rows.filter(|(_, row)| matches!(row, Row::Pending))
-            .map(|(segment, _)| segment)
-            .collect()
+    pub(crate) fn pending(&self) -> Vec<Pending<B>> {
+        let rows = self.books.iter().flat_map(|book| {
+            let rows = book.rows.iter().enumerate();
+            rows.map(|(index, row)| (book.arena, index, row))
+        });
+        rows.filter_map(|(arena, index, row)| match row {
+            Row::Pending(segment) => Some(Pending {
+                arena,
+                index,
+                segment: Arc::clone(segment),
+            }),
+            _ => None,
+        })
+        .collect()
     }
 
     /// Enters what NCCL said to a pending segment.
-    pub(crate) fn settle(&mut self, segment: usize, window: Option<(B::Window, Arc<Segment<B>>)>) {
-        if let Some(row @ Row::Pending) = self.rows.get_mut(segment) {
-            *row = window.map_or(Row::Refused, |(window, segment)| {
-                Row::Window(window, segment)
-            });
+    pub(crate) fn settle(&mut self, pending: Pending<B>, window: Option<B::Window>) {
+        let book = self
+            .books
+            .iter_mut()
+            .find(|book| book.arena == pending.arena);
+        let row = book.and_then(|book| book.rows.get_mut(pending.index));
+        if let Some(row @ Row::Pending(_)) = row {
+            *row = window.map_or(Row::Refused, |window| Row::Window(window, pending.segment));
             self.pending -= 1;
         }
     }
 
     /// What a call has to know of the segment.
-    pub(crate) fn standing(&self, segment: usize) -> Standing {
-        match self.rows.get(segment) {
+    pub(crate) fn standing(&self, arena: ArenaId, index: usize) -> Standing {
+        match self.row(arena, index) {
             Some(Row::Window(..)) => Standing::Window,
             Some(Row::Refused) => Standing::Refused,
-            Some(Row::Untouched | Row::Pending) | None => Standing::None,
+            Some(Row::Untouched | Row::Pending(_)) | None => Standing::None,
         }
     }
 
     /// The segment's window.
-    pub(crate) fn window(&self, segment: usize) -> Option<&B::Window> {
-        match self.rows.get(segment) {
+    pub(crate) fn window(&self, arena: ArenaId, index: usize) -> Option<&B::Window> {
+        match self.row(arena, index) {
             Some(Row::Window(window, _)) => Some(window),
             _ => None,
         }
@@ -101,18 +144,44 @@ impl<B: Backend> Ledger<B> {
 
     /// Number of windows.
     pub(crate) fn windows(&self) -> usize {
-        self.rows
+        let rows = self.books.iter().flat_map(|book| &book.rows);
+        rows.filter(|row| matches!(row, Row::Window(..))).count()
+    }
+
+    /// Closes the book of an arena that ends before the group, and returns its windows with their
+    /// segments, for deregistration.
+    pub(crate) fn close(&mut self, arena: ArenaId) -> Vec<(B::Window, Arc<Segment<B>>)> {
+        let Some(at) = self.books.iter().position(|book| book.arena == arena) else {
+            return Vec::new();
+        };
+        let book = self.books.remove(at);
+        let waiting = book
+            .rows
             .iter()
-            .filter(|row| matches!(row, Row::Window(..)))
-            .count()
+            .filter(|row| matches!(row, Row::Pending(_)));
+        self.pending -= waiting.count();
+        book.into_windows().collect()
     }
 
     /// All windows with their segments, for deregistration.
     pub(crate) fn into_windows(self) -> Vec<(B::Window, Arc<Segment<B>>)> {
-        let windows = self.rows.into_iter().filter_map(|row| match row {
+        self.books
+            .into_iter()
+            .flat_map(Book::into_windows)
+            .collect()
+    }
+
+    fn row(&self, arena: ArenaId, index: usize) -> Option<&Row<B>> {
+        let book = self.books.iter().find(|book| book.arena == arena)?;
+        book.rows.get(index)
+    }
+}
+
+impl<B: Backend> Book<B> {
+    fn into_windows(self) -> impl Iterator<Item = (B::Window, Arc<Segment<B>>)> {
+        self.rows.into_iter().filter_map(|row| match row {
             Row::Window(window, segment) => Some((window, segment)),
             _ => None,
-        });
-        windows.collect()
+        })
     }
 }

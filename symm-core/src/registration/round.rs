@@ -4,11 +4,11 @@
 //! pending, because placement is the same on all of them. `ncclCommWindowRegister` is collective
 //! and waits for ever for a rank that does not come; the host backend says which one that is.
 
-use std::sync::Arc;
-
 use crate::backend::Backend;
+use crate::capture::active;
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
+use crate::registration::ledger::Pending;
 use crate::site::Site;
 
 /// Registers what is pending in the group. Costs nothing when nothing is.
@@ -17,10 +17,12 @@ pub(crate) fn settle<B: Backend>(group: &GroupCore<B>, site: Site) -> Result<()>
         return Ok(());
     }
     group.world.check()?;
+    active::may_register(group)?;
+    group.wait_for_closed_books()?;
     let pending = group.ledger().pending();
     let outcome = pending
         .into_iter()
-        .try_for_each(|segment| register(group, segment, site));
+        .try_for_each(|pending| register(group, pending, site));
     if let Err(error) = &outcome {
         // A communicator is not usable after a registration that failed on some of its ranks.
         group.world.poison(error);
@@ -28,19 +30,16 @@ pub(crate) fn settle<B: Backend>(group: &GroupCore<B>, site: Site) -> Result<()>
     outcome
 }
 
-fn register<B: Backend>(group: &GroupCore<B>, index: usize, site: Site) -> Result<()> {
+fn register<B: Backend>(group: &GroupCore<B>, pending: Pending<B>, site: Site) -> Result<()> {
     let (device, comm) = (&*group.world.device, group.comm()?);
-    let Some(segment) = group.arena.segment(index) else {
-        return Ok(());
-    };
     let failed = |cause| Error::Registration {
         group: group.label().into(),
-        segment: index,
-        bytes: segment.bytes(),
+        segment: pending.index,
+        bytes: pending.segment.bytes(),
         site,
         cause: Box::new(cause),
     };
-    let Some(memory) = segment.memory() else {
+    let Some(memory) = pending.segment.memory() else {
         return Ok(());
     };
     let window = B::register(device, comm, memory).map_err(failed)?;
@@ -48,8 +47,6 @@ fn register<B: Backend>(group: &GroupCore<B>, index: usize, site: Site) -> Resul
         let found = B::symmetric_kernels(device, comm, memory).map_err(failed)?;
         group.symmetric_kernels.get_or_init(|| found);
     }
-    group
-        .ledger()
-        .settle(index, window.map(|window| (window, Arc::clone(&segment))));
+    group.ledger().settle(pending, window);
     Ok(())
 }

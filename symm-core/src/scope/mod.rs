@@ -23,7 +23,7 @@ use crate::registration::round;
 use crate::site::Site;
 
 /// A frame of the thread's routing stack, closed when it is dropped. Stays on its thread.
-struct Frame<B: Backend> {
+pub(crate) struct Frame<B: Backend> {
     token: Token,
     site: Site,
     open: bool,
@@ -31,7 +31,7 @@ struct Frame<B: Backend> {
 }
 
 impl<B: Backend> Frame<B> {
-    fn open(site: Site, kind: Kind<B>) -> Result<Self> {
+    pub(crate) fn open(site: Site, kind: Kind<B>) -> Result<Self> {
         let token = routing::push(site, kind)?;
         Ok(Self {
             token,
@@ -41,7 +41,7 @@ impl<B: Backend> Frame<B> {
         })
     }
 
-    fn close(mut self) -> Result<()> {
+    pub(crate) fn close(mut self) -> Result<()> {
         self.open = false;
         routing::pop::<B>(self.token, self.site)
     }

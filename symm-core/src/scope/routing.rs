@@ -2,10 +2,12 @@
 //! it.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use crate::backend::driver::Driver;
 use crate::backend::{Backend, Cuda, Host};
+use crate::capture::active::Active;
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 use crate::group::tag::GroupTag;
@@ -19,6 +21,8 @@ use crate::site::Site;
 pub struct Routing<B: Backend> {
     frames: RefCell<Vec<Frame<B>>>,
     next: Cell<u64>,
+    /// Number of passes among the frames: what every allocation asks.
+    passes: Cell<usize>,
     /// The world that was made last on this thread, for ordinary memory outside scopes.
     home: RefCell<Weak<Rank<B>>>,
 }
@@ -47,6 +51,8 @@ pub(crate) enum Kind<B: Backend> {
     Suspended,
     /// Work and allocations use this stream.
     Stream(B::Stream),
+    /// A prime or a capture: allocations go to its pool, in whichever scope; its stream is current.
+    Pass(Rc<Active<B>>),
 }
 
 /// A thread's claim on an arena, given back on every way out.
@@ -95,6 +101,7 @@ impl<B: Backend> Routing<B> {
         Self {
             frames: RefCell::new(Vec::new()),
             next: Cell::new(0),
+            passes: Cell::new(0),
             home: RefCell::new(Weak::new()),
         }
     }
@@ -109,6 +116,9 @@ impl<B: Backend> Routing<B> {
     fn push(&self, site: Site, kind: Kind<B>) -> Token {
         let token = Token(self.next.get());
         self.next.set(token.0 + 1);
+        if matches!(kind, Kind::Pass(_)) {
+            self.passes.set(self.passes.get() + 1);
+        }
         self.frames.borrow_mut().push(Frame { token, site, kind });
         token
     }
@@ -127,6 +137,10 @@ impl<B: Backend> Routing<B> {
         let inner = frames.get(index + 1).map(|frame| frame.site);
         let closed: Vec<_> = frames.drain(index..).collect();
         drop(frames);
+        let passes = closed
+            .iter()
+            .filter(|frame| matches!(frame.kind, Kind::Pass(_)));
+        self.passes.set(self.passes.get() - passes.count());
         // A frame may hold the last handle of a group, whose drop must not run under the borrow.
         drop(closed);
         match inner {
@@ -156,7 +170,10 @@ pub(crate) fn set_home<B: Backend>(rank: &Arc<Rank<B>>) {
 
 /// Closes whatever is left open on this thread, and says where the outermost of it was opened.
 pub(crate) fn clear<B: Backend>() -> Option<Site> {
-    let left = B::routing(|routing| std::mem::take(&mut *routing.frames.borrow_mut()))?;
+    let left = B::routing(|routing| {
+        routing.passes.set(0);
+        std::mem::take(&mut *routing.frames.borrow_mut())
+    })?;
     left.first().map(|frame| frame.site)
 }
 
@@ -171,10 +188,28 @@ pub(crate) fn stream<B: Backend>(rank: &Rank<B>) -> B::Stream {
             .rev()
             .find_map(|frame| match &frame.kind {
                 Kind::Stream(stream) if B::stream_on(&rank.device, stream) => Some(stream.clone()),
+                Kind::Pass(pass) if B::stream_on(&rank.device, &pass.stream) => {
+                    Some(pass.stream.clone())
+                }
                 _ => None,
             })
     });
     pushed.flatten().unwrap_or_else(|| rank.stream.clone())
+}
+
+/// The innermost pass on this thread that is wanted.
+pub(crate) fn active<B: Backend>(wanted: impl Fn(&Active<B>) -> bool) -> Option<Rc<Active<B>>> {
+    let found = B::routing(|routing| {
+        if routing.passes.get() == 0 {
+            return None;
+        }
+        let frames = routing.frames.borrow();
+        frames.iter().rev().find_map(|frame| match &frame.kind {
+            Kind::Pass(pass) if wanted(pass) => Some(Rc::clone(pass)),
+            _ => None,
+        })
+    });
+    found.flatten()
 }
 
 /// Where an untyped allocation goes: the innermost scope or suspension decides.
@@ -192,7 +227,7 @@ pub(crate) fn target<B: Backend>() -> Result<Target<B>> {
                 } => Some(Target::Arena(Arc::clone(group))),
                 Kind::Scope { group, entry: None } => Some(Target::Plain(Arc::clone(&group.world))),
                 Kind::Suspended => routing.home.borrow().upgrade().map(Target::Plain),
-                Kind::Stream(_) => None,
+                Kind::Stream(_) | Kind::Pass(_) => None,
             });
         innermost.or_else(|| routing.home.borrow().upgrade().map(Target::Plain))
     });

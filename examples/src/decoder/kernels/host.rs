@@ -25,8 +25,8 @@ impl Kernels<Host> for HostKernels {
             [plain(&table.data)],
             [plain_mut(&mut x)],
             move |[table], [x]| {
-                for (x, token) in x.chunks_exact_mut(width).zip(tokens) {
-                    x.copy_from_slice(&table[usize::from(token) * width..][..width]);
+                for (x, token) in x.chunks_exact_mut(width).zip(&tokens) {
+                    x.copy_from_slice(&table[usize::from(*token) * width..][..width]);
                 }
             },
         )?;

@@ -7,6 +7,7 @@ use super::probe::Probe;
 use super::{Cuda, NAME};
 use crate::backend::call::Call;
 use crate::backend::driver::{Access, Driver, Seat, Split};
+use crate::capture::CaptureMode;
 use crate::error::{Error, Result};
 use crate::scope::routing::Routing;
 
@@ -53,6 +54,8 @@ impl Driver for Cuda {
     type Comm = Never;
     type Window = Never;
     type Fence = Never;
+    type Recording = Never;
+    type Graph = Never;
 
     fn routing<R>(f: impl FnOnce(&Routing<Self>) -> R) -> Option<R> {
         thread_local!(static ROUTING: Routing<Cuda> = const { Routing::new() });
@@ -92,5 +95,10 @@ impl Driver for Cuda {
         fn window_handle(window: &Never) -> *mut c_void;
         fn peer_address(comm: &Never, &Never, u64, usize) -> Result<Option<u64>>;
         #[requires] fn launch(device: &Never, &Never, &Never, &[Call]) -> Result<()>;
+        fn begin_capture(device: &Never, &Never, CaptureMode) -> Result<Never>;
+        fn end_capture(device: &Never, Never) -> Result<Never>;
+        fn graph_nodes(device: &Never, &Never) -> Result<Vec<String>>;
+        #[requires] fn launch_graph(device: &Never, &Never, &Never) -> Result<()>;
+        fn destroy_graph(device: &Never, Never) -> Result<()>;
     }
 }

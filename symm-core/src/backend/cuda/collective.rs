@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use super::comm::Comm;
 use super::device::Device;
+use super::mode::Relaxed;
 use super::nccl_sys::{Nccl, RawComm, RawStream, SCALAR_HOST_IMMEDIATE};
 use crate::backend::call::{Call, Op, ReduceOp};
 use crate::element::Dtype;
@@ -24,6 +25,10 @@ pub(super) unsafe fn launch(
     calls: &[Call],
 ) -> Result<()> {
     device.bind()?;
+    // The first collective that takes an algorithm connects it, on this thread if nothing else is
+    // to be done, by calls that NCCL does not guard in a capture: `nvlsAllocateMem` has a
+    // `cudaMemset` (2.28.9 to 2.30.7, `ncclCollPreconnect` in group.cc).
+    let _relaxed = Relaxed::if_strict(device)?;
     if calls.iter().any(|call| call.op.has_symmetric_kernels()) {
         device.separate(stream)?;
     }

@@ -4,9 +4,9 @@ use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use super::capture::Relaxed;
 use super::device::Device;
 use super::memory::Segment;
+use super::mode::Relaxed;
 use super::nccl_sys::{
     Config, Nccl, REGISTERS_IN_CAPTURE, RawComm, RawWindow, SUCCESS, UniqueId, WIN_COLL_SYMMETRIC,
 };

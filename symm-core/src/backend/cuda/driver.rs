@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
 
+use super::capture::Recording;
 use super::comm::{Comm, Window};
 use super::device::{self, Device};
 use super::fence::Fence;
+use super::graph::Graph;
 use super::memory::{self, Plain, Segment};
-use super::{Cuda, NAME, capture, collective};
+use super::{Cuda, NAME, collective, kernels};
 use crate::backend::call::Call;
 use crate::backend::driver::{Access, Driver, Seat, Split};
+use crate::capture::CaptureMode;
 use crate::error::Result;
 use crate::scope::routing::Routing;
 
@@ -27,6 +30,8 @@ impl Driver for Cuda {
     type Comm = Comm;
     type Window = Window;
     type Fence = Fence;
+    type Recording = Recording;
+    type Graph = Graph;
 
     fn routing<R>(f: impl FnOnce(&Routing<Self>) -> R) -> Option<R> {
         thread_local!(static ROUTING: Routing<Cuda> = const { Routing::new() });
@@ -139,7 +144,7 @@ impl Driver for Cuda {
     }
 
     fn symmetric_kernels(device: &Device, comm: &Comm, segment: &Segment) -> Result<bool> {
-        capture::symmetric_kernels(device, comm, segment)
+        kernels::symmetric_kernels(device, comm, segment)
     }
 
     fn window_handle(window: &Window) -> *mut c_void {
@@ -158,5 +163,30 @@ impl Driver for Cuda {
     ) -> Result<()> {
         // SAFETY: the caller keeps the contract, which is the same.
         unsafe { collective::launch(device, comm, stream, calls) }
+    }
+
+    fn begin_capture(
+        device: &Device,
+        stream: &Self::Stream,
+        mode: CaptureMode,
+    ) -> Result<Recording> {
+        Recording::begin(stream, &device.context, mode)
+    }
+
+    fn end_capture(_: &Device, recording: Recording) -> Result<Graph> {
+        recording.finish()
+    }
+
+    fn graph_nodes(device: &Device, graph: &Graph) -> Result<Vec<String>> {
+        graph.nodes(device)
+    }
+
+    unsafe fn launch_graph(device: &Device, graph: &Graph, stream: &Self::Stream) -> Result<()> {
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { graph.launch(device, stream) }
+    }
+
+    fn destroy_graph(device: &Device, graph: Graph) -> Result<()> {
+        graph.destroy(device)
     }
 }

@@ -8,11 +8,15 @@ use cudarc::driver::{
 };
 
 use super::Cuda;
-use super::fence::Argument;
+use super::fence::{Argument, Fence};
+use crate::backend::driver::Access;
 use crate::buffer::memory::Memory;
 use crate::buffer::{Buf, SymmBuf, SymmView, SymmViewMut};
+use crate::capture::active::{self, Active};
 use crate::element::Element;
+use crate::error::Result;
 use crate::group::tag::GroupTag;
+use crate::scope::routing;
 
 /// What the types below have in common: a range of bytes of some memory.
 trait Bytes {
@@ -24,37 +28,89 @@ trait Bytes {
     }
 
     /// The address, ordered with other uses until the guard is dropped. cudarc has no way to return
-    /// an error here, so it ends the world.
+    /// an error here, so it ends the world, or the capture.
     fn ordered<'a>(&'a self, stream: &'a CudaStream) -> (u64, SyncOnDrop<'a>) {
-        if self.memory().fence_if_made().is_none() && *stream == **self.memory().stream() {
-            return (self.address(), SyncOnDrop::Record(None));
-        }
-        let order = match self.memory().fence() {
-            Ok(fence) => fence.events(stream),
-            Err(error) => {
-                self.memory().rank().poison(&error);
-                SyncOnDrop::Record(None)
+        let memory = self.memory();
+        let unordered = (self.address(), SyncOnDrop::Record(None));
+        if let Some(capture) = active::capture_on_this_thread(memory.rank()) {
+            // Events of cudarc are off: the capture orders its streams.
+            if let Ok(stream) = capture.own_stream(|own| **own == *stream) {
+                self.captured(&capture, &stream);
             }
-        };
-        (self.address(), order)
+            return unordered;
+        }
+        let lease = memory.lease_if_made();
+        let at_home = |own: &Arc<CudaStream>| **own == *stream;
+        if memory.fence_if_made().is_none()
+            && at_home(memory.stream())
+            && lease.is_none_or(|lease| lease.is_used_on(at_home))
+        {
+            return unordered;
+        }
+        match self.fence() {
+            Ok(fence) => (self.address(), fence.events(stream)),
+            Err(error) => {
+                memory.rank().poison(&error);
+                unordered
+            }
+        }
     }
 
-    /// What a kernel takes. In a world that just failed `None`; a kernel then gets the bare
-    /// [`leaked_address`](Bytes::leaked_address), because the number of its arguments has to be
-    /// right.
-    fn argument(&self) -> Option<&Argument> {
-        match self.memory().fence() {
-            Ok(fence) => fence.argument(self.range()),
+    /// What a kernel takes, on a stream that cudarc alone knows. In a capture that is taken to be
+    /// the thread's current one.
+    fn argument(&self) -> Taken<'_> {
+        let memory = self.memory();
+        if let Some(capture) = active::capture_on_this_thread(memory.rank()) {
+            self.captured(&capture, &routing::stream(memory.rank()));
+            let place = memory.lease().address(self.address());
+            // SAFETY: the place is the lease's, which the memory keeps as long as it lives; nothing
+            // writes to it.
+            return Taken::Address(unsafe { &*place });
+        }
+        match self.fence() {
+            Ok(fence) => match fence.argument(self.range()) {
+                Some(argument) => Taken::View(argument),
+                None => Taken::Address(self.leaked_address()),
+            },
             Err(error) => {
-                self.memory().rank().poison(&error);
-                None
+                memory.rank().poison(&error);
+                Taken::Address(self.leaked_address())
             }
         }
     }
 
+    /// Notes a use on a stream of the capture.
+    fn captured(&self, capture: &Active<Cuda>, stream: &Arc<CudaStream>) {
+        // The capture keeps an error, and its end returns it.
+        if capture
+            .before_use(self.memory(), stream, Access::Write)
+            .is_ok()
+        {
+            capture.after_use(self.memory(), stream);
+        }
+    }
+
+    /// The memory's fence, with the launches of graphs that use the memory noted as uses.
+    fn fence(&self) -> Result<&Fence> {
+        let fence = self.memory().fence()?;
+        if let Some(lease) = self.memory().lease_if_made() {
+            lease.taken_by_kernel(fence)?;
+        }
+        Ok(fence)
+    }
+
+    /// In a world that just failed: the number of a kernel's arguments has to be right all the same.
     fn leaked_address(&self) -> &'static u64 {
         Box::leak(Box::new(self.address()))
     }
+}
+
+/// What a kernel takes.
+enum Taken<'a> {
+    /// The memory as cudarc sees it, with its events.
+    View(&'a Argument),
+    /// The bare address.
+    Address(&'a u64),
 }
 
 impl<T: Element> Bytes for Buf<T, Cuda> {
@@ -118,8 +174,8 @@ macro_rules! readable {
             #[inline(always)]
             fn arg(&mut self, arg: &'b $type) -> &mut Self {
                 match arg.argument() {
-                    Some(argument) => self.arg(&argument.read),
-                    None => self.arg(arg.leaked_address()),
+                    Taken::View(argument) => self.arg(&argument.read),
+                    Taken::Address(address) => self.arg(address),
                 }
             }
         }
@@ -141,8 +197,8 @@ macro_rules! writable {
                 match arg.argument() {
                     // SAFETY: whoever has this range of the memory exclusively has its view
                     // exclusively too.
-                    Some(argument) => self.arg(unsafe { &mut *argument.write.get() }),
-                    None => self.arg(arg.leaked_address()),
+                    Taken::View(argument) => self.arg(unsafe { &mut *argument.write.get() }),
+                    Taken::Address(address) => self.arg(address),
                 }
             }
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result, sys};
 
-use super::capture::Relaxed;
 use super::device::{BIND, Device, out_of_memory, stream_error};
+use super::mode::Relaxed;
 use super::nccl_sys::UNHANDLED_CUDA_ERROR;
 use crate::error::{Error, Result};
 
@@ -105,6 +105,34 @@ impl Plain {
         })
     }
 
+    /// Memory that cudarc allocated, all of it. It is freed behind the work of the slice's own
+    /// stream, as before, and that stream comes to wait for all earlier uses that cudarc's events
+    /// know of (not in a capture), so that the new owner has only to order later ones with it.
+    pub(crate) fn adopt<T>(slice: CudaSlice<T>) -> Result<Self> {
+        let (stream, bytes) = (Arc::clone(slice.stream()), slice.num_bytes());
+        // `upgrade_device_ptr` unwraps the events that it makes: let a broken context be an error
+        // here, where the slice still frees its memory.
+        drop(
+            stream
+                .context()
+                .new_event(None)
+                .map_err(|error| stream_error(&stream, "cuEventCreate", error))?,
+        );
+        let base = slice.leak();
+        // SAFETY: the memory is `bytes` long, and nobody else's since the line above. Bytes of any
+        // value are valid bytes.
+        let memory = unsafe { stream.upgrade_device_ptr::<u8>(base, bytes) };
+        // `leak` leaves its errors with the context.
+        stream
+            .context()
+            .check_err()
+            .map_err(|error| stream_error(&stream, "cuStreamWaitEvent", error))?;
+        Ok(Self {
+            base,
+            _memory: memory,
+        })
+    }
+
     pub(super) fn base(&self) -> u64 {
         self.base
     }
@@ -123,9 +151,26 @@ fn on(
     run().map_err(|error| stream_error(stream, call, error))
 }
 
+/// Refuses a copy from or to the host in a capture: the graph would keep the address of host memory
+/// that is borrowed for one call, and use it at every launch.
+fn not_capturing(stream: &CudaStream, what: &'static str) -> Result<()> {
+    let status = stream
+        .capture_status()
+        .map_err(|error| stream_error(stream, "cuStreamIsCapturing", error))?;
+    match status {
+        sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+        _ => Err(Error::Unsupported {
+            what,
+            why: "a graph would use the host's memory at every launch: copy before or after it"
+                .into(),
+        }),
+    }
+}
+
 /// # Safety
 /// As for `Driver::upload`.
 pub(super) unsafe fn upload(stream: &CudaStream, dst: u64, src: &[u8]) -> Result<()> {
+    not_capturing(stream, "copying from the host in a capture")?;
     // SAFETY: the caller vouches for `dst`. The driver stages pageable memory before it returns;
     // other memory is waited for below.
     on(stream, "cuMemcpyHtoDAsync", || unsafe {
@@ -150,6 +195,7 @@ fn is_pinned(src: &[u8]) -> bool {
 /// # Safety
 /// As for `Driver::download`.
 pub(super) unsafe fn download(stream: &CudaStream, src: u64, dst: &mut [u8]) -> Result<()> {
+    not_capturing(stream, "copying to the host in a capture")?;
     // SAFETY: the caller vouches for `src`; `dst` is borrowed until the copy is done.
     on(stream, "cuMemcpyDtoHAsync", || unsafe {
         result::memcpy_dtoh_async(dst, src, stream.cu_stream())

@@ -23,6 +23,11 @@
 //! [`cudarc`] is re-exported. `World::<Cuda>::stream` is its `Arc<CudaStream>`, and this crate's
 //! buffers and views are arguments of its kernels, copies and libraries, ordered with the streams
 //! that use them: they implement `DevicePtr`, `DevicePtrMut`, `DeviceSlice` and `PushKernelArg`.
+//!
+//! In a capture cudarc's event tracking is off, on the device's whole context: kernels and copies
+//! of several streams are ordered by `CudaStream::join` and `wait` alone. Do these before it:
+//! - copies from or to the host, also of pinned memory: a graph uses that memory at every launch,
+//! - allocating slices, and dropping them: a graph does so at every launch.
 
 use crate::backend::Backend;
 
@@ -45,20 +50,30 @@ mod fence;
 #[cfg(feature = "cuda")]
 mod foreign;
 #[cfg(feature = "cuda")]
+mod graph;
+#[cfg(feature = "cuda")]
 mod interop;
+#[cfg(feature = "cuda")]
+mod kernels;
 #[cfg(feature = "cuda")]
 mod libcuda;
 #[cfg(feature = "cuda")]
 mod memory;
 #[cfg(feature = "cuda")]
+mod mode;
+#[cfg(feature = "cuda")]
 mod nccl_sys;
 #[cfg(feature = "cuda")]
+mod nodes;
+#[cfg(feature = "cuda")]
 mod raw;
+#[cfg(feature = "cuda")]
+mod tracking;
 
 #[cfg(feature = "cuda")]
 pub use ::cudarc;
 #[cfg(feature = "cuda")]
-pub use capture::kernel_names;
+pub use kernels::kernel_names;
 pub use probe::{DeviceInfo, DriverInfo, NcclInfo, Probe};
 
 #[cfg(not(feature = "cuda"))]

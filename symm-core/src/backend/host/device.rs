@@ -11,6 +11,7 @@ use super::fault::{CallKind, Calls};
 use super::memory::{Block, Space};
 use super::options::Options;
 use super::queue::{Item, Mark, Queues};
+use super::record::Records;
 use crate::backend::driver::Seat;
 use crate::error::{Error, Result};
 use crate::rendezvous::Rendezvous;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) queues: Queues,
+    pub(super) records: Records,
     pub(super) space: Space,
     /// What the engine does to its memory before it goes on.
     pub(super) changes: Vec<Change>,
@@ -61,6 +63,7 @@ impl Device {
         let rng = options.rng(seat.rank)?;
         let state = State {
             queues: Queues::new(rng.clone()),
+            records: Records::new(seat.rank),
             space: Space::new(seat.rank, options.memory, rng),
             changes: Vec::new(),
             dead: None,
@@ -127,14 +130,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn push(&self, stream: u64, item: Item) -> Result<()> {
-        let mut state = self.alive()?;
+    /// Adds an item to a stream's queue, in this device's state.
+    pub(super) fn enqueue(&self, state: &mut State, stream: u64, item: Item) {
         state.queues.push(stream, item);
         let backlog = state.queues.backlog();
         if state.pace.enqueued(backlog) | std::mem::take(&mut state.asleep) {
             self.work.notify_one();
         }
-        Ok(())
     }
 
     /// Waits until the mark is reached.

@@ -134,6 +134,14 @@ calls! {
     SymmetricKernels = "symmetric_kernels",
     /// Enqueuing collectives.
     Launch = "launch",
+    /// `cuStreamBeginCapture`.
+    BeginCapture = "begin_capture",
+    /// `cuStreamEndCapture`, and making what it captured ready to be launched.
+    EndCapture = "end_capture",
+    /// `cuGraphLaunch`.
+    LaunchGraph = "launch_graph",
+    /// `cuGraphExecDestroy`.
+    DestroyGraph = "destroy_graph",
 }
 
 /// How a call goes on after its faults were looked up.

@@ -1,5 +1,8 @@
 //! Kernels of the host backend: closures that run in stream order on the device's memory.
 
+use std::sync::Arc;
+
+use super::step::Step;
 use super::{Host, Memory};
 use crate::backend::driver::Access;
 use crate::buffer::bytes::{as_elements, as_elements_mut};
@@ -13,7 +16,8 @@ use crate::scope::routing;
 /// `outputs` to write: what a kernel launch is on CUDA.
 ///
 /// It runs later, on the device's thread, when the stream gets there; uses of the same buffers on
-/// other streams are ordered with it.
+/// other streams are ordered with it. In a capture it becomes a node of the graph, and runs at
+/// every launch: what it captures is the same each time, as a kernel's arguments are.
 ///
 /// ```
 /// use symm_core::{Buf, Host, World, host, plain, plain_mut};
@@ -39,7 +43,7 @@ use crate::scope::routing;
 pub fn launch<T: Element, const I: usize, const O: usize>(
     inputs: [Plain<'_, T, Host>; I],
     outputs: [PlainMut<'_, T, Host>; O],
-    body: impl FnOnce([&[T]; I], [&mut [T]; O]) + Send + 'static,
+    body: impl Fn([&[T]; I], [&mut [T]; O]) + Send + Sync + 'static,
 ) -> Result<()> {
     let inputs = inputs.map(|input| input.operand);
     let outputs = outputs.map(|output| output.operand);
@@ -71,10 +75,10 @@ pub fn launch<T: Element, const I: usize, const O: usize>(
             .collect()
     };
     let (reads, writes) = (spans(&inputs), spans(&outputs));
-    stream.submit(
-        "host::launch",
-        Box::new(move |memory: &mut Memory| run(memory, &reads, &writes, body)),
-    )?;
+    stream.push(Step::Run {
+        label: "host::launch",
+        kernel: Arc::new(move |memory| run(memory, &reads, &writes, &body)),
+    })?;
     inputs
         .iter()
         .try_for_each(|operand| operand.leave(&stream, Access::Read))?;
@@ -87,7 +91,7 @@ fn run<T: Element, const I: usize, const O: usize>(
     memory: &mut Memory,
     reads: &[(u64, u64)],
     writes: &[(u64, u64)],
-    body: impl FnOnce([&[T]; I], [&mut [T]; O]),
+    body: &impl Fn([&[T]; I], [&mut [T]; O]),
 ) -> Result<()> {
     let misaligned = || Error::Config {
         what: "host::launch: an operand is not aligned for its type".into(),

@@ -8,6 +8,9 @@
 //!   or a use after free is an error at the first byte.
 //! - Collectives move real data through the world's rendezvous, compare what all ranks called, and
 //!   hold to NCCL's rules for windows.
+//! - A capture records the work of its streams, and a graph replays it with new places in the
+//!   communicators' order. What CUDA refuses in a capture is an error with its reason, and what it
+//!   lets pass (a window, a communicator or memory that is gone at the replay) is one too.
 //! - An error of queued work ends the device, as on a GPU: the next calls return it, and the peers
 //!   are told.
 //! - [`Options`] choose the seed, the memory, the NCCL version whose rules hold, and faults.
@@ -18,19 +21,24 @@ mod count;
 mod device;
 mod engine;
 mod fault;
+mod graph;
 mod header;
 mod kernel;
 mod members;
 mod memory;
 mod options;
+mod plan;
 mod queue;
+mod record;
 mod reduce;
+mod step;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod window;
 
 use std::ffi::c_void;
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use count::calls;
@@ -43,11 +51,14 @@ pub use stream::HostStream;
 use super::Backend;
 use super::call::Call;
 use super::driver::{Access, Driver, Seat, Split};
+use crate::capture::CaptureMode;
 use crate::error::{Error, Result};
 use crate::scope::routing::Routing;
 use comm::Comm;
-use device::Device;
+use device::{Device, Shared};
 use fault::Outcome;
+use graph::{Graph, Recording};
+use step::Step;
 use stream::{Fence, Plain};
 use window::{Segment, Window};
 
@@ -82,6 +93,8 @@ impl Driver for Host {
     type Comm = Comm;
     type Window = Window;
     type Fence = Fence;
+    type Recording = Recording;
+    type Graph = Graph;
 
     fn routing<R>(f: impl FnOnce(&Routing<Self>) -> R) -> Option<R> {
         ROUTING.try_with(f).ok()
@@ -174,27 +187,27 @@ impl Driver for Host {
 
     unsafe fn copy(stream: &HostStream, dst: u64, src: u64, bytes: u64) -> Result<()> {
         enter_on(stream, CallKind::Copy)?;
-        stream.submit(
-            "copy",
-            Box::new(move |memory| {
+        stream.push(Step::Run {
+            label: "copy",
+            kernel: Arc::new(move |memory| {
                 let (from, to) = memory.views(&[(src, bytes)], &[(dst, bytes)])?;
                 to.into_iter()
                     .zip(from)
                     .for_each(|(to, from)| to.copy_from_slice(from));
                 Ok(())
             }),
-        )
+        })
     }
 
     unsafe fn zero(stream: &HostStream, dst: u64, bytes: u64) -> Result<()> {
         enter_on(stream, CallKind::Zero)?;
-        stream.submit(
-            "zero",
-            Box::new(move |memory| {
+        stream.push(Step::Run {
+            label: "zero",
+            kernel: Arc::new(move |memory| {
                 memory.bytes_mut(dst, bytes)?.fill(0);
                 Ok(())
             }),
-        )
+        })
     }
 
     unsafe fn fence(owner: &HostStream, _addr: u64, _bytes: u64) -> Result<Fence> {
@@ -262,16 +275,49 @@ impl Driver for Host {
         calls: &[Call],
     ) -> Result<()> {
         enter(device, CallKind::Launch)?;
-        if !Self::stream_on(device, stream) {
-            let (what, found) = ("launch: the stream".into(), format!("{stream:?}").into());
-            return Err(Error::WrongDevice {
-                what,
-                found,
-                device: Self::describe(device).into(),
-            });
-        }
+        same_device(device, stream.device(), "launch: the stream")?;
         comm.launch(stream, calls)
     }
+
+    /// The host has nothing that a mode could keep away.
+    fn begin_capture(device: &Device, stream: &HostStream, _: CaptureMode) -> Result<Recording> {
+        enter(device, CallKind::BeginCapture)?;
+        same_device(device, stream.device(), "begin_capture: the stream")?;
+        Recording::begin(stream)
+    }
+
+    fn end_capture(device: &Device, recording: Recording) -> Result<Graph> {
+        enter(device, CallKind::EndCapture)?;
+        recording.end()
+    }
+
+    fn graph_nodes(_device: &Device, graph: &Graph) -> Result<Vec<String>> {
+        Ok(graph.labels())
+    }
+
+    unsafe fn launch_graph(device: &Device, graph: &Graph, stream: &HostStream) -> Result<()> {
+        enter(device, CallKind::LaunchGraph)?;
+        same_device(device, graph.device(), "launch_graph: the graph")?;
+        same_device(device, stream.device(), "launch_graph: the stream")?;
+        graph.launch(stream)
+    }
+
+    fn destroy_graph(device: &Device, graph: Graph) -> Result<()> {
+        enter(device, CallKind::DestroyGraph)?;
+        graph.destroy()
+    }
+}
+
+/// An error if what a call was given is another device's.
+fn same_device(device: &Device, of: &Shared, what: &str) -> Result<()> {
+    if ptr::eq(&**device.shared(), of) {
+        return Ok(());
+    }
+    Err(Error::WrongDevice {
+        what: what.into(),
+        found: format!("host:{}", of.rank()).into(),
+        device: Host::describe(device).into(),
+    })
 }
 
 /// Counts a call, and lets it fail where a fault says so.

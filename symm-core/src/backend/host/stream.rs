@@ -1,10 +1,12 @@
 //! Handles of streams, and what orders their work.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::device::Shared;
-use super::queue::{Item, Mark, Work};
+use super::device::{Shared, State};
+use super::queue::{Item, Work};
+use super::record::Point;
+use super::step::Step;
 use crate::backend::driver::Access;
 use crate::error::Result;
 
@@ -46,13 +48,39 @@ impl HostStream {
         &self.0.device
     }
 
-    /// Enqueues work. Errors that it returns, and panics, come up at the next call on the device.
-    pub(crate) fn submit(&self, label: &'static str, work: Work) -> Result<()> {
-        self.push(Item::Run { label, work })
+    pub(super) fn id(&self) -> u64 {
+        self.0.id
     }
 
-    pub(super) fn push(&self, item: Item) -> Result<()> {
-        self.0.device.push(self.0.id, item)
+    /// Enqueues work that can run only once, so that no record can hold it. Errors that it returns,
+    /// and panics, come up at the next call on the device.
+    pub(super) fn submit(&self, label: &'static str, work: Work) -> Result<()> {
+        let mut state = self.unrecorded(label)?;
+        let item = Item::Run { label, work };
+        self.0.device.enqueue(&mut state, self.0.id, item);
+        Ok(())
+    }
+
+    /// Enqueues a step, or records it.
+    pub(crate) fn push(&self, step: Step) -> Result<()> {
+        let mut state = self.0.device.alive()?;
+        if let Some((record, lane)) = state.records.of(self.0.id) {
+            record.check()?;
+            record.push(lane, step);
+            return Ok(());
+        }
+        // Numbered under the device's lock, so that the order of a communicator's collectives is
+        // that of the stream.
+        let item = step.item();
+        self.0.device.enqueue(&mut state, self.0.id, item);
+        Ok(())
+    }
+
+    /// The device's state, if the stream does not record; else the record cannot hold the call.
+    pub(super) fn unrecorded(&self, call: &str) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.0.device.alive()?;
+        state.records.refuse(self.0.id, call)?;
+        Ok(state)
     }
 
     pub(super) fn same(&self, other: &Self) -> bool {
@@ -60,29 +88,69 @@ impl HostStream {
     }
 
     /// All that is on the stream now.
-    fn mark(&self) -> Mark {
-        self.0.device.lock().queues.mark(self.0.id)
+    fn now(&self) -> Point {
+        let state = self.0.device.lock();
+        match state.records.point(self.0.id) {
+            Some(recorded) => Point::Recorded(recorded),
+            None => Point::Queued(state.queues.mark(self.0.id)),
+        }
     }
 
-    /// Makes later work wait for the mark.
-    fn wait_for(&self, mark: Mark) -> Result<()> {
-        let passed = mark.stream == self.0.id || self.0.device.alive()?.queues.is_done(mark);
-        if passed {
-            Ok(())
-        } else {
-            self.push(Item::Wait(mark))
+    /// Makes later work wait for what was on a stream at that point. On its own it never waits.
+    fn wait_for(&self, point: Point) -> Result<()> {
+        if point.stream() == self.0.id {
+            return Ok(());
         }
+        let mut state = self.0.device.alive()?;
+        if state.records.wait(self.0.id, point)? {
+            return Ok(());
+        }
+        let mark = match point {
+            Point::Queued(mark) => mark,
+            // Of a record that has ended: its launches, if any, are most likely on that stream.
+            Point::Recorded(recorded) => state.queues.mark(recorded.stream),
+        };
+        if !state.queues.is_done(mark) {
+            let item = Item::Wait(mark);
+            self.0.device.enqueue(&mut state, self.0.id, item);
+        }
+        Ok(())
     }
 
     /// Makes later work wait for all that is on the other stream now.
     pub(super) fn wait_stream(&self, on: &Self) -> Result<()> {
-        self.wait_for(on.mark())
+        self.wait_for(on.now())
     }
 
     /// Waits until all that is on the stream now is done.
     pub(super) fn synchronize(&self) -> Result<()> {
-        let mark = self.mark();
+        let mark = self.unrecorded("synchronize")?.queues.mark(self.0.id);
         self.0.device.wait(mark)
+    }
+
+    /// Frees memory behind all that is queued on the stream. No record takes it up: memory that a
+    /// graph uses and that is freed here is found at the graph's launch.
+    fn free(&self, base: u64) {
+        // A dead device's memory goes as a whole.
+        let Ok(mut state) = self.0.device.alive() else {
+            return;
+        };
+        let work: Work = Box::new(move |memory| {
+            memory.free(base);
+            Ok(())
+        });
+        let free = Item::Run {
+            label: "free",
+            work,
+        };
+        if state.records.point(self.0.id).is_none() {
+            self.0.device.enqueue(&mut state, self.0.id, free);
+            return;
+        }
+        let (queued, aside) = (state.queues.mark(self.0.id), state.queues.open());
+        self.0.device.enqueue(&mut state, aside, Item::Wait(queued));
+        self.0.device.enqueue(&mut state, aside, free);
+        state.queues.abandon(aside);
     }
 }
 
@@ -106,6 +174,7 @@ pub struct Plain {
 
 impl Plain {
     pub(super) fn new(stream: &HostStream, bytes: u64) -> Result<Self> {
+        drop(stream.unrecorded("alloc_plain")?);
         let base = stream.device().allocate(bytes, 512, "ordinary memory")?;
         Ok(Self {
             base,
@@ -120,15 +189,7 @@ impl Plain {
 
 impl Drop for Plain {
     fn drop(&mut self) {
-        let base = self.base;
-        // Fails on a dead device only, whose memory goes as a whole.
-        let _ = self.stream.submit(
-            "free",
-            Box::new(move |memory| {
-                memory.free(base);
-                Ok(())
-            }),
-        );
+        self.stream.free(self.base);
     }
 }
 
@@ -138,15 +199,15 @@ pub struct Fence(Mutex<Uses>);
 
 #[derive(Debug)]
 struct Uses {
-    write: Mark,
+    write: Point,
     /// The last read of each stream since the write.
-    reads: Vec<Mark>,
+    reads: Vec<Point>,
 }
 
 impl Fence {
     pub(super) fn new(owner: &HostStream) -> Self {
         Self(Mutex::new(Uses {
-            write: owner.mark(),
+            write: owner.now(),
             reads: Vec::new(),
         }))
     }
@@ -165,20 +226,20 @@ impl Fence {
 
     pub(super) fn after(&self, stream: &HostStream, access: Access) {
         let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mark = stream.mark();
+        let now = stream.now();
         match access {
             Access::Read => match uses
                 .reads
                 .iter_mut()
-                .find(|read| read.stream == mark.stream)
+                .find(|read| read.stream() == now.stream())
             {
-                Some(read) => *read = mark,
-                None => uses.reads.push(mark),
+                Some(read) => *read = now,
+                None => uses.reads.push(now),
             },
             // It waited for the reads.
             Access::Write => {
                 *uses = Uses {
-                    write: mark,
+                    write: now,
                     reads: Vec::new(),
                 }
             }

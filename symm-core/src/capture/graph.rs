@@ -1,0 +1,268 @@
+//! A graph, which owns what its captured work uses.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::active::{self, Active};
+use super::pool::PoolState;
+use super::stats::{CapturedCall, GraphStats};
+use crate::Cuda;
+use crate::backend::Backend;
+use crate::buffer::lease::{Holder, Lease};
+use crate::error::{Error, Result};
+use crate::group::core::GroupCore;
+
+/// Captured work that can be launched any number of times, with what the step returned.
+///
+/// It owns every byte that its work touches: buffers that were made in the capture, and **leases** on
+/// those from outside that were used in it, whether they live on or not. It keeps its groups, so
+/// that their communicators are destroyed behind it, and what it was told to
+/// [`keep`](Graph::keep). Dropping it gives all of that back, behind its last launch, and never
+/// waits.
+///
+/// Stays on the thread of its pool. Made by [`GraphPool::capture`](crate::GraphPool::capture).
+///
+/// ```
+/// use symm_core::{Buf, GraphPool, Host, Result, World, plain};
+///
+/// World::<Host>::run(1, |world| {
+///     let graphs = GraphPool::new(world.pool());
+///     let mut input: Buf<f32, Host> = Buf::zeros(2)?;
+///     let mut copy = graphs.capture(world.stream(), |_pass| -> Result<_> {
+///         let mut output = Buf::<f32, Host>::empty(2)?;
+///         output.copy_from(plain(&input))?;
+///         Ok(output)
+///     })?;
+///     for round in [1.0, 2.0] {
+///         input.copy_from_slice(&[round; 2])?;
+///         copy.launch()?;
+///         assert_eq!(copy.output().to_vec()?, [round; 2]);
+///     }
+///     assert_eq!(copy.stats().nodes, ["copy"]);
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+pub struct Graph<O, B: Backend = Cuda> {
+    output: O,
+    core: GraphCore<B>,
+}
+
+/// What a graph owns; without a graph, what a capture came to own before it failed.
+pub(crate) struct GraphCore<B: Backend> {
+    /// `None` only while it is being dropped.
+    owned: Option<Owned<B>>,
+}
+
+/// Given back when it is dropped.
+pub(crate) struct Owned<B: Backend> {
+    pool: Rc<PoolState<B>>,
+    graph: Option<B::Graph>,
+    /// The graph's number in its pool.
+    number: u64,
+    holder: Rc<Holder<B>>,
+    /// Memory from elsewhere.
+    leases: Vec<Rc<Lease<B>>>,
+    /// Memory that was made in the capture and outlived it.
+    made: Vec<Rc<Lease<B>>>,
+    made_bytes: u64,
+    groups: Vec<Arc<GroupCore<B>>>,
+    kept: Vec<Box<dyn Any + Send>>,
+    calls: Vec<CapturedCall>,
+    launches: Cell<u64>,
+}
+
+impl<O, B: Backend> Graph<O, B> {
+    pub(crate) fn new(core: GraphCore<B>, output: O) -> Result<Self> {
+        Ok(Self { output, core })
+    }
+
+    /// Enqueues the captured work on the stream that was captured, behind the pool's earlier
+    /// launches and the uses of the graph's buffers on other streams. All ranks of the graph's
+    /// groups launch it at the same point.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::InCapture`]; those of the backend.
+    pub fn launch(&mut self) -> Result<()> {
+        let owned = self.core.owned()?;
+        let rank = &owned.pool.rank;
+        rank.check()?;
+        active::refuse(
+            rank,
+            "launching a graph",
+            "a graph of graphs is not supported: launch one after the other",
+        )?;
+        owned.pool.order.follow(&owned.holder.stream)?;
+        if let Some(graph) = &owned.graph {
+            owned.holder.launch(&rank.device, graph)?;
+        }
+        owned.launches.set(owned.launches.get() + 1);
+        Ok(())
+    }
+
+    /// What the step returned. Its buffers hold what the last launch wrote, and nothing defined
+    /// before the first.
+    pub fn output(&self) -> &O {
+        &self.output
+    }
+
+    /// The same, to write to: also a step's inputs may be among what it returned.
+    pub fn output_mut(&mut self) -> &mut O {
+        &mut self.output
+    }
+
+    /// Ends the graph and returns what the step returned; its buffers keep their contents.
+    pub fn into_output(self) -> O {
+        self.output
+    }
+
+    /// Has the graph keep a value as long as it lives: a module whose kernels were captured, memory
+    /// that captured work uses by its address. It is dropped on another thread, behind the graph.
+    pub fn keep(&mut self, value: impl Any + Send) {
+        if let Some(owned) = &mut self.core.owned {
+            owned.kept.push(Box::new(value));
+        }
+    }
+
+    /// The stream on which it is launched.
+    ///
+    /// # Errors
+    /// Never while the graph is alive.
+    pub fn stream(&self) -> Result<&B::Stream> {
+        Ok(&self.core.owned()?.holder.stream)
+    }
+
+    /// What the graph holds.
+    ///
+    /// # Errors
+    /// Those of the backend when it lists the nodes are left out: the list is empty then.
+    pub fn stats(&self) -> GraphStats {
+        let Some(owned) = &self.core.owned else {
+            return GraphStats::default();
+        };
+        let nodes = owned.graph.as_ref().map(|graph| {
+            let device = &owned.pool.rank.device;
+            B::graph_nodes(device, graph).unwrap_or_default()
+        });
+        GraphStats {
+            nodes: nodes.unwrap_or_default(),
+            calls: owned.calls.clone(),
+            leases: owned.leases.len(),
+            owned_bytes: owned.made_bytes,
+            launches: owned.launches.get(),
+        }
+    }
+}
+
+impl<B: Backend> GraphCore<B> {
+    /// Takes over what the capture found out. Without a graph, all of it is given back with this.
+    pub(crate) fn new(
+        pool: &Rc<PoolState<B>>,
+        active: &Rc<Active<B>>,
+        graph: Option<B::Graph>,
+        number: u64,
+    ) -> Self {
+        let mut found = active.found();
+        let holder = Rc::clone(&active.holder);
+        let alive: Vec<_> = found
+            .made
+            .drain(..)
+            .filter(|(lease, _)| graph.is_some() && !lease.is_gone())
+            .collect();
+        for (lease, _) in &alive {
+            lease.hold(&holder);
+        }
+        pool.graphs.set(pool.graphs.get() + 1);
+        Self {
+            owned: Some(Owned {
+                pool: Rc::clone(pool),
+                graph,
+                number,
+                holder,
+                leases: std::mem::take(&mut found.leases),
+                made_bytes: alive.iter().map(|(_, bytes)| bytes).sum(),
+                made: alive.into_iter().map(|(lease, _)| lease).collect(),
+                groups: std::mem::take(&mut found.groups),
+                kept: std::mem::take(&mut found.kept),
+                calls: std::mem::take(&mut found.calls),
+                launches: Cell::new(0),
+            }),
+        }
+    }
+
+    fn owned(&self) -> Result<&Owned<B>> {
+        self.owned.as_ref().ok_or_else(|| Error::Config {
+            what: "the graph is being dropped".into(),
+        })
+    }
+}
+
+impl<B: Backend> Drop for GraphCore<B> {
+    fn drop(&mut self) {
+        let Some(owned) = self.owned.take() else {
+            return;
+        };
+        match active::capture_on_this_thread(&owned.pool.rank) {
+            // Streams are made to wait for one another, which is no part of the capture.
+            Some(capture) => capture.defer_graph(owned),
+            None => drop(owned),
+        }
+    }
+}
+
+impl<B: Backend> Drop for Owned<B> {
+    /// Memory is free for others at once, behind the last launch by the order of streams; the graph
+    /// itself goes on the reaper, once that launch is done, and before its groups.
+    fn drop(&mut self) {
+        let rank = Arc::clone(&self.pool.rank);
+        for lease in self.leases.drain(..).chain(self.made.drain(..)) {
+            if let Err(error) = lease.end(&self.holder) {
+                rank.poison(&error);
+                rank.pool.reaper.report(Err(error));
+            }
+        }
+        for arena in self.pool.all_arenas() {
+            arena.remove_graph(self.number);
+        }
+        self.pool.graphs.set(self.pool.graphs.get() - 1);
+        let graph = self.graph.take();
+        let groups = std::mem::take(&mut self.groups);
+        let kept = std::mem::take(&mut self.kept);
+        let stream = self.holder.stream.clone();
+        let launched = self.launches.get() > 0;
+        let device = Arc::clone(&rank.device);
+        rank.pool.reaper.later(move || {
+            let mut outcome = match launched {
+                true => B::synchronize(&stream),
+                false => Ok(()),
+            };
+            if let Some(graph) = graph {
+                outcome = outcome.and(B::destroy_graph(&device, graph));
+            }
+            drop(kept);
+            drop(groups);
+            outcome
+        });
+    }
+}
+
+impl<O: fmt::Debug, B: Backend> fmt::Debug for Graph<O, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let launches = self.core.owned.as_ref().map(|owned| owned.launches.get());
+        f.debug_struct("Graph")
+            .field("output", &self.output)
+            .field("launches", &launches)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: Backend> fmt::Debug for Owned<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Owned")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
