@@ -196,6 +196,9 @@ fn is_pinned(src: &[u8]) -> bool {
 /// As for `Driver::download`.
 pub(super) unsafe fn download(stream: &CudaStream, src: u64, dst: &mut [u8]) -> Result<()> {
     not_capturing(stream, "copying to the host in a capture")?;
+    // A copy to pageable memory waits with a lock of the context held; a rank that shares the device
+    // may need it to launch what is waited for.
+    super::device::synchronize(stream)?;
     // SAFETY: the caller vouches for `src`; `dst` is borrowed until the copy is done.
     on(stream, "cuMemcpyDtoHAsync", || unsafe {
         result::memcpy_dtoh_async(dst, src, stream.cu_stream())
