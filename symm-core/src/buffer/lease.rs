@@ -3,11 +3,12 @@
 use std::cell::{Cell, RefCell};
 #[cfg(feature = "cuda")]
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::memory::Owned;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
+use crate::capture::active;
 use crate::error::Result;
 
 /// One graph's side of its leases: the stream it is launched on, and what its next launch has to
@@ -22,6 +23,8 @@ pub(crate) struct Holder<B: Backend> {
     fences: RefCell<Vec<Rc<B::Fence>>>,
     /// Whether one of the two holds anything.
     waits: Cell<bool>,
+    /// Graphs on other streams that use some of the same memory.
+    peers: RefCell<Vec<Weak<Holder<B>>>>,
 }
 
 impl<B: Backend> Holder<B> {
@@ -31,7 +34,24 @@ impl<B: Backend> Holder<B> {
             late: RefCell::default(),
             fences: RefCell::default(),
             waits: Cell::new(false),
+            peers: RefCell::default(),
         })
+    }
+
+    /// The graph is gone, and comes after nothing.
+    pub(crate) fn clear(&self) {
+        self.late.take();
+        self.fences.take();
+        self.peers.take();
+    }
+
+    /// The two graphs use the same memory: launches of one come after those of the other.
+    fn meet(self: &Rc<Self>, other: &Rc<Self>) {
+        if !B::same_stream(&self.stream, &other.stream) {
+            self.peers.borrow_mut().push(Rc::downgrade(other));
+            other.peers.borrow_mut().push(Rc::downgrade(self));
+            self.launch_after(&other.stream);
+        }
     }
 
     /// The next launch comes after the work that is on `stream` by then.
@@ -59,7 +79,11 @@ impl<B: Backend> Holder<B> {
         // SAFETY: the graph's captured work uses memory on which this holder has leases, that of its
         // pool's arenas, which live as long as the graph, and what it was told to keep; with its
         // groups it keeps their communicators and windows.
-        unsafe { B::launch_graph(device, graph, &self.stream) }
+        unsafe { B::launch_graph(device, graph, &self.stream) }?;
+        for peer in self.peers.borrow().iter().filter_map(Weak::upgrade) {
+            peer.launch_after(&self.stream);
+        }
+        Ok(())
     }
 
     fn before_launch(&self) -> Result<()> {
@@ -109,6 +133,9 @@ impl<B: Backend> Lease<B> {
         if holders.iter().any(|known| Rc::ptr_eq(known, holder)) {
             return false;
         }
+        for other in holders.iter() {
+            holder.meet(other);
+        }
         holders.push(Rc::clone(holder));
         let mut streams = self.streams.borrow_mut();
         let known = streams
@@ -135,15 +162,12 @@ impl<B: Backend> Lease<B> {
         }
     }
 
-    /// Takes the memory over from its buffer if a graph needs it; gives it back if none does.
-    pub(crate) fn outlive(&self, memory: Owned<B>) -> Option<Owned<B>> {
+    /// The buffer is gone: its memory stays as long as a graph needs it.
+    pub(crate) fn outlive(&self, memory: Owned<B>) {
         self.gone.set(true);
         match self.holders.borrow().is_empty() {
-            true => Some(memory),
-            false => {
-                *self.orphan.borrow_mut() = Some(memory);
-                None
-            }
+            true => active::free(memory, &self.streams.borrow()),
+            false => *self.orphan.borrow_mut() = Some(memory),
         }
     }
 

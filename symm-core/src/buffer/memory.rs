@@ -226,7 +226,7 @@ impl<B: Backend> Memory<B> {
     /// Notes a use that was just enqueued on `stream`.
     pub(crate) fn after(&self, stream: &B::Stream, access: Access) -> Result<()> {
         if let Some(capture) = active::capture_on_this_thread(self.rank()) {
-            capture.after_use(self, stream);
+            capture.after_use(self, stream, access);
             return Ok(());
         }
         if let Some(lease) = self.lease.get() {
@@ -369,12 +369,9 @@ impl<B: Backend> Drop for Memory<B> {
     fn drop(&mut self) {
         // SAFETY: taken once, here, and not used after it.
         let owned = unsafe { ManuallyDrop::take(&mut self.owned) };
-        let owned = match self.lease.get() {
+        match self.lease.get() {
             Some(lease) => lease.outlive(owned),
-            None => Some(owned),
-        };
-        if let Some(owned) = owned {
-            active::free(owned);
+            None => active::free(owned, &[]),
         }
     }
 }

@@ -43,8 +43,8 @@ pub(crate) struct Active<B: Backend> {
 pub(crate) struct Found<B: Backend> {
     /// Streams that take part: the captured one first.
     streams: Vec<B::Stream>,
-    /// Streams that used memory in this capture and that nothing waited for, by address.
-    uses: HashMap<u64, Vec<B::Stream>>,
+    /// Uses of memory in this capture, by its address.
+    uses: HashMap<u64, Uses<B>>,
     /// Groups that were used, in this order.
     pub(crate) groups: Vec<Arc<GroupCore<B>>>,
     /// Memory from elsewhere that the graph keeps.
@@ -52,7 +52,7 @@ pub(crate) struct Found<B: Backend> {
     /// Memory that was made here.
     pub(crate) made: Vec<(Rc<Lease<B>>, u64)>,
     /// Memory from elsewhere that was freed meanwhile: the capture must not see it.
-    deferred: Vec<Owned<B>>,
+    deferred: Vec<(Owned<B>, Vec<B::Stream>)>,
     /// Graphs that were dropped meanwhile.
     dropped: Vec<graph::Owned<B>>,
     pub(crate) calls: Vec<CapturedCall>,
@@ -166,23 +166,15 @@ impl<B: Backend> Active<B> {
         self.join(stream).inspect_err(|error| self.fail(error))?;
         self.keep(memory);
         let mut found = self.found.borrow_mut();
-        let users = found.uses.entry(memory.addr()).or_default();
-        for user in users.iter().filter(|user| !B::same_stream(user, stream)) {
-            B::wait_stream(stream, user)?;
-        }
-        if access == Access::Write {
-            users.clear();
-        }
-        Ok(())
+        let uses = found.uses.entry(memory.addr()).or_default();
+        uses.before(stream, access)
     }
 
     /// After a use that was just captured.
-    pub(crate) fn after_use(&self, memory: &Memory<B>, stream: &B::Stream) {
+    pub(crate) fn after_use(&self, memory: &Memory<B>, stream: &B::Stream, access: Access) {
         let mut found = self.found.borrow_mut();
-        let users = found.uses.entry(memory.addr()).or_default();
-        if !users.iter().any(|user| B::same_stream(user, stream)) {
-            users.push(stream.clone());
-        }
+        let uses = found.uses.entry(memory.addr()).or_default();
+        uses.after(stream, access);
     }
 
     /// Has the graph keep memory that was not made in this capture.
@@ -253,7 +245,7 @@ impl<B: Backend> Active<B> {
         }
     }
 
-    /// A collective was captured.
+    /// A collective is part of the pass.
     pub(crate) fn called(&self, group: &Arc<GroupCore<B>>, call: CapturedCall) {
         self.uses_group(group);
         let mut found = self.found.borrow_mut();
@@ -301,7 +293,9 @@ impl<B: Backend> Active<B> {
         let deferred = std::mem::take(&mut found.deferred);
         drop(found);
         drop(dropped);
-        drop(deferred);
+        for (memory, streams) in deferred {
+            give_back(memory, &streams);
+        }
     }
 }
 
@@ -380,23 +374,79 @@ pub(crate) fn may_register<B: Backend>(group: &GroupCore<B>) -> Result<()> {
     Err(error)
 }
 
-/// Gives memory back whose buffer is gone and that no graph needs.
-pub(crate) fn free<B: Backend>(memory: Owned<B>) {
+/// Gives memory back whose buffer is gone and that no graph needs, behind the work on `streams`.
+pub(crate) fn free<B: Backend>(memory: Owned<B>, streams: &[B::Stream]) {
     let Some(capture) = capture_on_this_thread(memory.rank()) else {
-        return drop(memory);
+        return give_back(memory, streams);
     };
     let here = memory
         .graph_block()
         .is_some_and(|(arena, block)| arena.is_of_pass(block));
     let mut found = capture.found.borrow_mut();
     if !here {
-        return found.deferred.push(memory);
+        return found.deferred.push((memory, streams.to_vec()));
     }
-    let users = found.uses.remove(&memory.addr()).unwrap_or_default();
+    let users = found.uses.remove(&memory.addr());
     drop(found);
     // Reused behind its own stream, which therefore has to come after the others.
+    let users = users.unwrap_or_default().all();
     if let Err(error) = memory.free_behind(&users) {
         capture.fail(&error);
+    }
+}
+
+fn give_back<B: Backend>(memory: Owned<B>, streams: &[B::Stream]) {
+    let rank = Arc::clone(memory.rank());
+    if let Err(error) = memory.free_behind(streams) {
+        rank.poison(&error);
+        // Nobody else may ever ask: the world's end reports it.
+        rank.pool.reaper.report(Err(error));
+    }
+}
+
+/// The streams that used some memory in a capture and that its later users wait for.
+#[derive(Debug)]
+struct Uses<B: Backend> {
+    writes: Vec<B::Stream>,
+    reads: Vec<B::Stream>,
+}
+
+impl<B: Backend> Default for Uses<B> {
+    fn default() -> Self {
+        Self {
+            writes: Vec::new(),
+            reads: Vec::new(),
+        }
+    }
+}
+
+impl<B: Backend> Uses<B> {
+    /// Makes `stream` wait for the uses that `access` conflicts with.
+    fn before(&self, stream: &B::Stream, access: Access) -> Result<()> {
+        let reads = self.reads.iter().filter(|_| access == Access::Write);
+        let mut users = self.writes.iter().chain(reads);
+        users.try_for_each(|user| match B::same_stream(user, stream) {
+            true => Ok(()),
+            false => B::wait_stream(stream, user),
+        })
+    }
+
+    fn after(&mut self, stream: &B::Stream, access: Access) {
+        if access == Access::Write {
+            // It waited for all others.
+            *self = Self::default();
+        }
+        let users = match access {
+            Access::Read => &mut self.reads,
+            Access::Write => &mut self.writes,
+        };
+        if !users.iter().any(|user| B::same_stream(user, stream)) {
+            users.push(stream.clone());
+        }
+    }
+
+    fn all(self) -> Vec<B::Stream> {
+        [self.writes, self.reads].concat()
     }
 }
 

@@ -139,16 +139,27 @@ impl<B: Backend> GraphArena<B> {
         Some(pass.log)
     }
 
-    /// The capture that is under way becomes a graph. Fails where something that outlives it lies on
-    /// what a live graph writes; `site` is where it was captured.
+    /// Fails where something that outlives the capture that is under way lies on what a live graph
+    /// writes; `site` is where it was begun.
     pub(crate) fn check_overlap(&self, site: Site) -> Result<()> {
-        let state = self.state.borrow();
-        let Some(pass) = &state.pass else {
-            return Ok(());
+        let first = match &self.state.borrow().pass {
+            Some(pass) => pass.first,
+            None => return Ok(()),
         };
-        let overlap = state.taken.range(pass.first..).find_map(|(_, block)| {
-            let there = state.layout.written_by(block.0, block.1)?;
-            Some((block.1, there))
+        self.check_apart(site, |number| number >= first)
+    }
+
+    /// The same for what a prime made and the program keeps.
+    pub(crate) fn check_kept(&self, log: &Log, site: Site) -> Result<()> {
+        self.check_apart(site, |number| log.has(number))
+    }
+
+    fn check_apart(&self, site: Site, concerns: impl Fn(u64) -> bool) -> Result<()> {
+        let state = self.state.borrow();
+        let mut blocks = state.taken.iter().filter(|(number, _)| concerns(**number));
+        let overlap = blocks.find_map(|(_, (position, bytes))| {
+            let there = state.layout.written_by(*position, *bytes)?;
+            Some((*bytes, there))
         });
         match overlap {
             None => Ok(()),

@@ -82,29 +82,42 @@ pub(crate) fn tell<B: Backend>(statements: &[Statement<'_, B>]) -> Result<Vec<To
     known.map(post).collect()
 }
 
+/// Why a rank has no graph whose pass was dropped.
+pub(crate) const ENDED_EARLY: &str =
+    "its step ended early: with an error, a panic, or a guard that was dropped";
+
+/// Tells the peers of the groups that this rank has no graph.
+pub(crate) fn tell_failure<B: Backend>(groups: &[Arc<GroupCore<B>>], cause: &str) {
+    let statements: Vec<Statement<'_, B>> = groups
+        .iter()
+        .map(|group| Statement {
+            group,
+            did: Err(cause.into()),
+        })
+        .collect();
+    // In a world that has failed they know.
+    let _ = tell(&statements);
+}
+
 /// Tells the peers, and fails unless all say the same. All ranks of the groups come here.
 pub(crate) fn agree<B: Backend>(what: &str, statements: &[Statement<'_, B>]) -> Result<()> {
     let topics = tell(statements)?;
     let known = statements
         .iter()
         .filter(|statement| statement.group.split.is_some());
-    // All of them, also after a difference: the next agreement is the next step of each.
-    let outcomes: Vec<Result<()>> = known
-        .zip(topics)
-        .map(|(statement, topic)| {
-            let seat = &statement.group.world.seat;
-            let name = format!("{what} on {}", statement.group.label());
-            let told = seat.rendezvous.collect(topic, &name, seat.deadline)?;
-            statement.compare(what, &told)
-        })
-        .collect();
-    outcomes.into_iter().collect()
+    for (statement, topic) in known.zip(topics) {
+        let seat = &statement.group.world.seat;
+        let name = format!("{what} on {}", statement.group.label());
+        let told = seat.rendezvous.collect(topic, &name, seat.deadline)?;
+        statement.compare(what, &told)?;
+    }
+    Ok(())
 }
 
 impl<B: Backend> Statement<'_, B> {
     fn compare(&self, what: &str, told: &[Vec<u8>]) -> Result<()> {
         let Ok(mine) = &self.did else {
-            return Ok(()); // this rank has an error of its own
+            return Ok(());
         };
         for (member, told) in self.group.members.iter().zip(told) {
             let theirs = match decode(told) {

@@ -76,8 +76,8 @@ pub(crate) struct Owned<B: Backend> {
 }
 
 impl<O, B: Backend> Graph<O, B> {
-    pub(crate) fn new(core: GraphCore<B>, output: O) -> Result<Self> {
-        Ok(Self { output, core })
+    pub(crate) fn new(core: GraphCore<B>, output: O) -> Self {
+        Self { output, core }
     }
 
     /// Enqueues the captured work on the stream that was captured, behind the pool's earlier
@@ -218,6 +218,7 @@ impl<B: Backend> Drop for Owned<B> {
     /// itself goes on the reaper, once that launch is done, and before its groups.
     fn drop(&mut self) {
         let rank = Arc::clone(&self.pool.rank);
+        self.holder.clear();
         for lease in self.leases.drain(..).chain(self.made.drain(..)) {
             if let Err(error) = lease.end(&self.holder) {
                 rank.poison(&error);

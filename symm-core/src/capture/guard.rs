@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::active::Active;
 use super::arena::GraphArena;
-use super::compare::{self, Statement, Words};
+use super::compare::{self, ENDED_EARLY, Statement, Words};
 use super::graph::{Graph, GraphCore};
 use super::need::{Log, Need, Place};
 use super::pool::{GraphPool, PoolState};
@@ -59,7 +59,9 @@ impl<B: Backend> Capture<B> {
         let pool = graphs.state();
         active::may_begin(&pool.rank, stream)?;
         pool.make_room(need, site)?;
-        let reaper = pool.rank.pool.reaper.hold(pool.rank.seat.deadline)?;
+        // Peers are at this point too: a device that is stuck is the end of the world.
+        let held = pool.rank.pool.reaper.hold(pool.rank.seat.deadline);
+        let reaper = held.inspect_err(|error| pool.rank.poison(error))?;
         let groups = need.groups.clone();
         let active = Active::new(pool, Pass::Capture, stream, site, groups);
         let frame = Frame::open(site, Kind::Pass(Rc::clone(&active)))?;
@@ -114,15 +116,21 @@ impl<B: Backend> Capture<B> {
             arena.add_graph(number, active.site);
         }
         let logs = self.end_passes();
-        let told = statements_of(&active, &logs, &local);
         let groups = active.groups();
+        let did = groups
+            .iter()
+            .map(|group| did(&active, group, &logs))
+            .collect();
         // Owns the graph from here on, whatever comes.
         let core = GraphCore::new(&self.pool, &active, graph, number);
         self.reaper = None;
         active.release_deferred();
-        agree(&groups, told, active.site)?;
-        local?;
-        Graph::new(core, output)
+        if let Err(error) = local {
+            compare::tell_failure(&groups, &error.to_string());
+            return Err(error);
+        }
+        agree(&groups, did, active.site)?;
+        Ok(Graph::new(core, output))
     }
 
     fn end_passes(&self) -> Vec<(ArenaId, Log)> {
@@ -132,29 +140,15 @@ impl<B: Backend> Capture<B> {
     }
 }
 
-/// What this rank did in each group, or why it has no graph.
-fn statements_of<B: Backend>(
-    active: &Active<B>,
-    logs: &[(ArenaId, Log)],
-    local: &Result<()>,
-) -> Vec<Result<Vec<Words>, String>> {
-    let groups = active.groups();
-    let did = groups.iter().map(|group| match local {
-        Ok(()) => Ok(did(active, group, logs)),
-        Err(error) => Err(error.to_string()),
-    });
-    did.collect()
-}
-
-fn agree<B: Backend>(
-    groups: &[Arc<GroupCore<B>>],
-    did: Vec<Result<Vec<Words>, String>>,
-    site: Site,
-) -> Result<()> {
+/// Compares what this rank did in each group with what its peers did.
+fn agree<B: Backend>(groups: &[Arc<GroupCore<B>>], did: Vec<Vec<Words>>, site: Site) -> Result<()> {
     let statements: Vec<Statement<'_, B>> = groups
         .iter()
         .zip(did)
-        .map(|(group, did)| Statement { group, did })
+        .map(|(group, did)| Statement {
+            group,
+            did: Ok(did),
+        })
         .collect();
     compare::agree(&format!("the capture at {site}"), &statements)
 }
@@ -185,25 +179,16 @@ impl<B: Backend> Drop for Capture<B> {
         drop(self.frame.take());
         self.end_passes();
         self.reaper = None;
-        let error = self.active.check();
+        let cause = match self.active.check() {
+            Ok(()) => ENDED_EARLY.into(),
+            Err(error) => error.to_string(),
+        };
         let groups = self.active.groups();
         let number = self.pool.next_graph();
         drop(GraphCore::new(&self.pool, &self.active, None, number));
         self.active.release_deferred();
         // Peers wait for this rank where their captures end.
-        let cause = error.map_or_else(
-            |error| error.to_string(),
-            |()| "its step ended early: with an error, a panic, or a guard that was dropped".into(),
-        );
-        let statements: Vec<Statement<'_, B>> = groups
-            .iter()
-            .map(|group| Statement {
-                group,
-                did: Err(cause.clone()),
-            })
-            .collect();
-        // Nobody could be told more than that.
-        let _ = compare::tell(&statements);
+        compare::tell_failure(&groups, &cause);
     }
 }
 

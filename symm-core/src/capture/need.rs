@@ -53,6 +53,13 @@ impl Log {
         })
     }
 
+    /// Whether the block was taken in this pass.
+    pub(crate) fn has(&self, wanted: u64) -> bool {
+        self.0
+            .iter()
+            .any(|event| matches!(event, Event::Took { number, .. } if *number == wanted))
+    }
+
     /// The most bytes that were taken at a time.
     fn peak(&self) -> u64 {
         let (mut sizes, mut live, mut peak) = (BTreeMap::new(), 0, 0);

@@ -260,13 +260,22 @@ impl<B: Backend> PoolState<B> {
         let mut grow = |part: &Part<B>| {
             let known = self.arena_of(&part.place);
             let arena = known.unwrap_or_else(|| self.new_arena(&part.place));
+            if let Some((log, primed)) = &part.log {
+                primed.check_kept(log, site)?;
+            }
             let steps: Vec<Step> = part.steps();
             let segments = arena.make_room(part.bytes, &steps)?;
             added.push((arena, segments));
             Ok(())
         };
-        let grown = need.parts.iter().try_for_each(&mut grow);
-        let agreed = self.agree_on_room(need, &grown, site);
+        let grown: Result<()> = need.parts.iter().try_for_each(&mut grow);
+        let agreed = match &grown {
+            Ok(()) => self.agree_on_room(need, site),
+            Err(error) => {
+                compare::tell_failure(&need.groups, &error.to_string());
+                Ok(())
+            }
+        };
         if let Err(error) = grown.and(agreed) {
             for (arena, segments) in added {
                 arena.shrink(segments);
@@ -282,7 +291,7 @@ impl<B: Backend> PoolState<B> {
         Ok(())
     }
 
-    fn agree_on_room(&self, need: &Need<B>, grown: &Result<()>, site: Site) -> Result<()> {
+    fn agree_on_room(&self, need: &Need<B>, site: Site) -> Result<()> {
         let segments = |group: &Arc<GroupCore<B>>| -> Vec<Words> {
             let arena = self.arena_of(&Place::Group(Arc::clone(group)));
             let bytes = arena.map(|arena| arena.segment_bytes()).unwrap_or_default();
@@ -296,10 +305,7 @@ impl<B: Backend> PoolState<B> {
             .iter()
             .map(|group| Statement {
                 group,
-                did: match grown {
-                    Ok(()) => Ok(segments(group)),
-                    Err(error) => Err(error.to_string()),
-                },
+                did: Ok(segments(group)),
             })
             .collect();
         compare::agree(&format!("the graph pool's room at {site}"), &statements)

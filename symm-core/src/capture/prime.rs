@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::active::Active;
 use super::arena::GraphArena;
+use super::compare::{self, ENDED_EARLY};
 use super::need::{Expected, Need, Part, Place};
 use super::pool::{GraphPool, PoolState};
 use super::{Pass, active};
@@ -86,8 +87,6 @@ impl<B: Backend> Prime<B> {
     /// Ends the pass, and says what the step needs.
     ///
     /// # Errors
-    /// [`Error::GraphOverlap`](crate::Error::GraphOverlap) where something that is still there lies
-    /// on what a live graph writes: make what is to stay before, or reserve more.
     /// [`Error::ScopeOrder`](crate::Error::ScopeOrder) where a scope opened in it is still open.
     pub fn end(mut self) -> Result<Need<B>> {
         let closed = match self.frame.take() {
@@ -95,9 +94,6 @@ impl<B: Backend> Prime<B> {
             None => Ok(()),
         };
         let arenas = self.pool.all_arenas();
-        let apart = arenas
-            .iter()
-            .try_for_each(|arena| arena.check_overlap(self.active.site));
         let groups = self.active.groups();
         let mut need = Need::new();
         for arena in arenas {
@@ -112,8 +108,7 @@ impl<B: Backend> Prime<B> {
         }
         need.groups = groups;
         self.pool.order.add(&self.active.stream);
-        closed.and(apart)?;
-        Ok(need)
+        closed.map(|()| need)
     }
 }
 
@@ -143,6 +138,8 @@ impl<B: Backend> Drop for Prime<B> {
                 arena.end();
             }
             self.pool.order.add(&self.active.stream);
+            // Peers wait for this rank where their captures begin.
+            compare::tell_failure(&self.active.groups(), ENDED_EARLY);
         }
     }
 }

@@ -29,10 +29,9 @@ pub(crate) fn run<B: Backend>(
     let paths = checked.choose(|call| choice(group, call));
     let stream = routing::stream(&group.world);
     group.arena.note_stream(&stream);
-    let captured = active::capture_on_this_thread(&group.world);
-    if let Some(capture) = captured {
+    if let Some(pass) = active::on_this_thread(&group.world) {
         for (call, path) in checked.calls().zip(&paths) {
-            capture.called(group, called(group, call, *path));
+            pass.called(group, called(group, call, *path));
         }
     }
     checked.launch(&stream)?;

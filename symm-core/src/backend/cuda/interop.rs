@@ -86,7 +86,7 @@ trait Bytes {
             .before_use(self.memory(), stream, Access::Write)
             .is_ok()
         {
-            capture.after_use(self.memory(), stream);
+            capture.after_use(self.memory(), stream, Access::Write);
         }
     }
 
