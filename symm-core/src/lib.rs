@@ -11,6 +11,8 @@
 //! - A [`SymmBuf`] owns a **block** of a segment and carries its group in its type: the collectives
 //!   of another group do not take it.
 //! - Every collective returns its [`Path`]: symmetric, or plain for a [`Reason`].
+//! - [`GraphPool::capture`] makes a CUDA graph that owns every byte it touches: captures allocate
+//!   from arenas of their own, in scopes too, and the [`Graph`] keeps what its work uses.
 //! - [`Cuda`] runs on GPUs, [`Host`] anywhere: ranks as threads, real data, and errors where NCCL
 //!   is silent.
 //!

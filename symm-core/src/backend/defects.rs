@@ -25,7 +25,9 @@ pub(crate) const AVERAGE_ALL_REDUCE: Defect = Defect {
 /// logits of this repository's decoder were wrong from the first row on.
 ///
 /// A small write is put between the two: it waits for the kernel before it, and the symmetric
-/// kernel depends on the write alone.
+/// kernel depends on the write alone. In captures such calls are kept from the window, visible as
+/// [`Reason::Defect`](crate::Reason::Defect), unless
+/// [`GraphOptions::early_reads`](crate::GraphOptions::early_reads) asks for the write there too.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // the host backend has no such dependents
 pub(crate) const EARLY_READ: Defect = Defect {
     from: 22_800,

@@ -229,7 +229,16 @@ pub(crate) fn target<B: Backend>() -> Result<Target<B>> {
                 Kind::Suspended => routing.home.borrow().upgrade().map(Target::Plain),
                 Kind::Stream(_) | Kind::Pass(_) => None,
             });
-        innermost.or_else(|| routing.home.borrow().upgrade().map(Target::Plain))
+        let captured = || {
+            let frames = routing.frames.borrow();
+            frames.iter().rev().find_map(|frame| match &frame.kind {
+                Kind::Pass(pass) => Some(Target::Plain(Arc::clone(&pass.pool.rank))),
+                _ => None,
+            })
+        };
+        innermost
+            .or_else(captured)
+            .or_else(|| routing.home.borrow().upgrade().map(Target::Plain))
     });
     target.flatten().ok_or(Error::NoWorld { backend: B::NAME })
 }

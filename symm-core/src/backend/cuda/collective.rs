@@ -29,7 +29,8 @@ pub(super) unsafe fn launch(
     // to be done, by calls that NCCL does not guard in a capture: `nvlsAllocateMem` has a
     // `cudaMemset` (2.28.9 to 2.30.7, `ncclCollPreconnect` in group.cc).
     let _relaxed = Relaxed::if_strict(device)?;
-    if calls.iter().any(|call| call.op.has_symmetric_kernels()) {
+    // In a group of one rank they are copies.
+    if comm.size() > 1 && calls.iter().any(|call| call.op.has_symmetric_kernels()) {
         device.separate(stream)?;
     }
     let enqueue = Enqueue {
