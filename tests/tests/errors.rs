@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use symm_core::host::{At, CallKind, Fault, Options, What};
 use symm_core::{
-    Config, Cuda, Error, Host, Path, Reason, ReduceOp, Result, Rule, World, groups, symm,
+    Buf, Config, Cuda, Error, GraphPool, Host, Path, Reason, ReduceOp, Result, Rule, World, groups,
+    plain, symm,
 };
 
 groups! {
@@ -36,6 +37,30 @@ fn program(world: World<Host>) -> Result<f32> {
     let sum = x.to_vec()?[0];
     guard.end()?;
     Ok(sum)
+}
+
+/// The same with graphs: two of one pool, one dropped before the other.
+fn captured(world: World<Host>) -> Result<f32> {
+    let tp = world.split::<Tp>(0, 0)?;
+    let mut x = symm!(group = tp, { tp.zeros::<f32>(8)? })?;
+    let graphs = GraphPool::new(world.pool());
+    let mut sums = Vec::new();
+    for len in [8, 4] {
+        sums.push(graphs.capture(world.stream(), |_| -> Result<_> {
+            let mut sum = symm!(group = tp, { tp.empty::<f32>(len)? })?;
+            tp.all_reduce(x.view(0..len)?, &mut sum, ReduceOp::Sum)?;
+            let mut copy = Buf::<f32, Host>::empty(len)?;
+            copy.copy_from(plain(&sum))?;
+            Ok(copy)
+        })?);
+    }
+    x.copy_from_slice(&[1.0; 8])?;
+    for sum in &mut sums {
+        sum.launch()?;
+    }
+    drop(sums.remove(0));
+    sums[0].launch()?;
+    Ok(sums[0].output().to_vec()?[0])
 }
 
 #[test]
@@ -307,6 +332,16 @@ fn a_failed_registration_ends_the_world_with_its_cause() {
 
 #[test]
 fn every_call_may_fail_or_hang_and_nothing_waits_for_ever() {
+    hurts_everywhere(program);
+}
+
+#[test]
+fn so_may_every_call_of_a_capture() {
+    hurts_everywhere(captured);
+}
+
+/// Lets every call of the program go wrong, one at a time, on each rank.
+fn hurts_everywhere(program: fn(World<Host>) -> Result<f32>) {
     for what in [What::Fail, What::Hang, What::OutOfMemory] {
         for rank in 0..2 {
             // Until a run ends without reaching the k-th call.
@@ -326,12 +361,14 @@ fn every_call_may_fail_or_hang_and_nothing_waits_for_ever() {
 
 #[test]
 fn every_call_may_be_slow() {
-    let expected = config().run(2, program).unwrap();
-    for k in 1..=40 {
-        for rank in 0..2 {
-            let slow = What::Delay(Duration::from_millis(2));
-            let slow = faulty(Fault::new(rank, At::Nth(k), slow));
-            assert_eq!(slow.run(2, program).unwrap(), expected, "call {k}");
+    for program in [program, captured] {
+        let expected = config().run(2, program).unwrap();
+        for k in 1..=40 {
+            for rank in 0..2 {
+                let slow = What::Delay(Duration::from_millis(2));
+                let slow = faulty(Fault::new(rank, At::Nth(k), slow));
+                assert_eq!(slow.run(2, program).unwrap(), expected, "call {k}");
+            }
         }
     }
 }
