@@ -52,8 +52,8 @@ MUTANTS = {
     # A segment that has its window is registered again at the next touch.
     "second-window": (
         "symm-core/src/registration/ledger.rs",
-        "if matches!(self.rows[segment], Row::Untouched) {",
-        "if matches!(self.rows[segment], Row::Untouched | Row::Window(..)) {",
+        "if matches!(rows[index], Row::Untouched)",
+        "if matches!(rows[index], Row::Untouched | Row::Window(..))",
         ["--test", "conformance"],
     ),
     # The segment goes before its window.
@@ -61,7 +61,8 @@ MUTANTS = {
         [
             (
                 "symm-core/src/group/core.rs",
-                "            for (window, segment) in windows {\n",
+                "(&arena.streams());\n            for (window, segment) in windows {\n",
+                "(&arena.streams());\n"
                 "            let (windows, segments): (Vec<_>, Vec<_>) = windows.into_iter().unzip();\n"
                 "            drop((arena, segments));\n"
                 "            let (arena, segment) = ((), ());\n"
@@ -92,7 +93,7 @@ MUTANTS = {
     "no-registration": (
         "symm-core/src/registration/round.rs",
         "    let pending = group.ledger().pending();\n",
-        "    let pending: Vec<usize> = Vec::new();\n",
+        "    let pending: Vec<Pending<B>> = Vec::new();\n",
         ["--test", "conformance"],
     ),
     # A block is reused on another stream without waiting for the work that uses it.
@@ -112,8 +113,8 @@ MUTANTS = {
     # Collectives do not compare the instance of the group.
     "no-instance-check": (
         "symm-core/src/buffer/launch.rs",
-        "            if operand.of_group && ",
-        "            if false && operand.of_group && ",
+        "        && operand.of_group\n",
+        "        && false && operand.of_group\n",
         ["--test", "conformance"],
     ),
     # A way to the inside of a buffer, through which two groups' memory can be swapped.
@@ -127,6 +128,120 @@ MUTANTS = {
         "}\n"
         "impl<T: Element, G: GroupTag, B: Backend> Deref for SymmBuf<T, G, B> {",
         ["--test", "compile_fail"],
+    ),
+    # A graph does not keep the buffers from outside that it uses.
+    "no-lease": (
+        "symm-core/src/capture/active.rs",
+        "        if lease.hold(&self.holder) {\n",
+        "        if false && lease.hold(&self.holder) {\n",
+        ["--test", "graphs"],
+    ),
+    # A graph does not keep what was made in its capture.
+    "no-lease-on-outputs": (
+        "symm-core/src/capture/graph.rs",
+        "            lease.hold(&holder);\n",
+        "            let _ = lease;\n",
+        ["--test", "graphs"],
+    ),
+    # What outlives a capture is placed like a temporary, and nobody looks.
+    "outputs-on-temporaries": (
+        [
+            (
+                "symm-core/src/capture/layout.rs",
+                "            Life::Outlives => self.back(bytes),\n",
+                "            Life::Outlives => front(&self.free, bytes),\n",
+            ),
+            (
+                "symm-core/src/capture/arena.rs",
+                "        self.check_apart(site, |number| number >= first)\n",
+                "        self.check_apart(site, |number| number >= first).or(Ok(()))\n",
+            ),
+        ],
+        ["--test", "graphs"],
+    ),
+    # Launches of one pool do not follow each other.
+    "no-order-of-launches": (
+        "symm-core/src/capture/order.rs",
+        "                B::wait_stream(stream, other)?;\n",
+        "                let _ = other;\n",
+        ["--test", "graphs"],
+    ),
+    # A launch does not wait for what other streams do to the graph's buffers.
+    "launch-before-inputs": (
+        "symm-core/src/buffer/lease.rs",
+        "        self.before_launch()?;\n",
+        "",
+        ["--test", "graphs"],
+    ),
+    # Other streams do not wait for a launch that writes the buffer.
+    "read-before-launch": (
+        "symm-core/src/buffer/memory.rs",
+        "            lease.before(stream)?;\n",
+        "            let _ = lease;\n",
+        ["--test", "graphs"],
+    ),
+    # A dropped graph's memory is given to others while its last launch runs.
+    "freed-under-a-launch": (
+        "symm-core/src/buffer/memory.rs",
+        "            .try_for_each(|stream| B::wait_stream(&self.stream, stream))\n",
+        "            .try_for_each(|_| Ok(()))\n",
+        ["--test", "graphs"],
+    ),
+    # Captures allocate from the group's own arena, whose history is everybody's.
+    "eager-arena-in-captures": (
+        "symm-core/src/buffer/memory.rs",
+        "        if let Some(active) = active::on_this_thread(&group.world) {\n            return active.allocate(Some(group), true, bytes);\n        }\n",
+        "",
+        ["--test", "graphs"],
+    ),
+    # A capture grows when it lacks memory.
+    "growth-in-captures": (
+        "symm-core/src/capture/active.rs",
+        "            Pass::Capture if !self.pool.options.growth => Miss::Refuse,\n",
+        "            Pass::Capture if !self.pool.options.growth => Miss::Grow,\n",
+        ["--test", "graphs"],
+    ),
+    # Captures that differ by rank become graphs.
+    "no-comparison": (
+        "symm-core/src/capture/compare.rs",
+        "mine.get(at) != theirs.get(at)",
+        "false && mine.get(at) != theirs.get(at)",
+        ["--test", "graphs"],
+    ),
+    # An error that the step keeps to itself is forgotten.
+    "swallowed-error": (
+        "symm-core/src/capture/guard.rs",
+        "        let joined = active.check().and_then(|()| active.join_back());\n",
+        "        let joined = active.join_back();\n",
+        ["--test", "graphs"],
+    ),
+    # Streams that joined a capture are not waited for.
+    "no-join": (
+        "symm-core/src/capture/active.rs",
+        "            .try_for_each(|other| B::wait_stream(&self.stream, other))\n",
+        "            .try_for_each(|_| Ok(()))\n",
+        ["--test", "graphs"],
+    ),
+    # Buffers that are freed in a capture and are not its own touch the captured stream.
+    "frees-in-captures": (
+        "symm-core/src/capture/active.rs",
+        "    if !here {\n",
+        "    if false && !here {\n",
+        ["--test", "graphs"],
+    ),
+    # The reaper waits for streams that are being captured.
+    "reaper-in-captures": (
+        "symm-core/src/pool/reaper.rs",
+        "        while state.held > 0 {\n",
+        "        while false && state.held > 0 {\n",
+        ["--test", "graphs"],
+    ),
+    # Symmetric kernels that read too early are captured.
+    "early-reads": (
+        "symm-core/src/group/path.rs",
+        "facts.reads_early && has_kernel",
+        "false && has_kernel",
+        ["--test", "graphs"],
     ),
 }
 
