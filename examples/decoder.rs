@@ -1,9 +1,10 @@
-//! Decodes a text file with a small transformer, tensor parallel by context parallel, and checks it
-//! against one rank.
+//! Decodes a text file with a small transformer, tensor parallel by context parallel, through captured
+//! graphs, and checks it against eager work and against one rank.
 //!
 //! ```sh
 //! cargo run --release --example decoder                       # on GPUs if there are two or more
 //! cargo run --release --example decoder -- --tp 4 --steps 200 # another split, a longer text
+//! cargo run --release --example decoder -- --graph false      # without graphs
 //! cargo run --release --example decoder -- --help
 //! # one process a rank:
 //! torchrun --no-python --nproc-per-node 4 target/release/examples/decoder
@@ -13,7 +14,11 @@
 //! with rotary positions and a KV cache, a gated MLP. Its weights lie in a safetensors file, of
 //! which every rank reads its own slices. Heads, the MLP's columns and the vocabulary are split
 //! over `Tp`, the positions of the KV cache over `Cp`; `src/decoder/layers.rs` is where the
-//! annotations are. Then the same code runs on one rank, and the logits of every position must
+//! annotations are.
+//!
+//! The sequences end one after another, so batches shrink. For each power of two sequences a step is
+//! captured once (`src/decoder/batches.rs`) and launched with the tokens and positions of the moment.
+//! Then the same code runs without graphs, and on one rank, and the logits of every position must
 //! agree.
 //!
 //! Without GPUs, four ranks run as threads on the host backend. On GPUs the kernels need NVRTC and

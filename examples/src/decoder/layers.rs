@@ -6,19 +6,11 @@ use std::rc::Rc;
 use symm_core::{Buf, Group, GroupTag, ReduceOp, Result, SymmBuf, symmetric};
 
 use super::checkpoint::{Loader, of_block};
+use super::inputs::Inputs;
 use super::kernels::{Compute, Kernels, Matrix, Shape};
 use super::options::Model;
 use super::rank::Rank;
 use super::{Cp, Tp};
-
-/// The next tokens of each sequence: rows of activations, sequence by sequence.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Chunk {
-    /// Position of the first.
-    pub(super) start: usize,
-    /// How many of each sequence.
-    pub(super) len: usize,
-}
 
 /// What an operation allocated in a scope of the group, as a buffer of the group.
 fn of_group<G: GroupTag, B: Compute>(buf: Buf<f32, B>) -> Result<SymmBuf<f32, G, B>> {
@@ -119,7 +111,6 @@ impl<B: Compute> Attention<B> {
             kv_heads: (model.kv_heads / tp.size()) as u32,
             head_dim: model.head_dim as u32,
             len: 0,
-            start: 0,
             stripe: cp.rank() as u32,
             stripes: cp.size() as u32,
             slots: slots as u32,
@@ -136,24 +127,35 @@ impl<B: Compute> Attention<B> {
         })
     }
 
-    pub(super) fn forward(&mut self, x: &Buf<f32, B>, chunk: Chunk) -> Result<SymmBuf<f32, Tp, B>> {
+    pub(super) fn forward(
+        &mut self,
+        x: &Buf<f32, B>,
+        inputs: &Inputs<B>,
+    ) -> Result<SymmBuf<f32, Tp, B>> {
         let shape = Shape {
-            start: chunk.start as u32,
-            len: chunk.len as u32,
+            len: inputs.len as u32,
             ..self.shape
         };
         let mut qkv = self.rank.kernels.matmul(x, &self.qkv)?;
-        self.rank.kernels.rotate(&mut qkv, &mut self.cache, shape)?;
-        let records = self.gather(&qkv, shape)?;
+        self.rank
+            .kernels
+            .rotate(&mut qkv, &mut self.cache, inputs, shape)?;
+        let records = self.gather(&qkv, inputs, shape)?;
         let attended = self.rank.kernels.merge(&records, shape)?;
         self.out.forward(&attended)
     }
 
     /// The attention of all ranks of `cp`, each to its own positions.
     #[symmetric(group = self.cp)]
-    fn gather(&self, qkv: &Buf<f32, B>, shape: Shape) -> Result<SymmBuf<f32, Cp, B>> {
+    fn gather(
+        &self,
+        qkv: &Buf<f32, B>,
+        inputs: &Inputs<B>,
+        shape: Shape,
+    ) -> Result<SymmBuf<f32, Cp, B>> {
         self.rank.entered::<Cp>();
-        let part = of_group(self.rank.kernels.attend(qkv, &self.cache, shape)?)?;
+        let kernels = &self.rank.kernels;
+        let part = of_group(kernels.attend(qkv, &self.cache, inputs, shape)?)?;
         let mut all = SymmBuf::empty(part.len() * self.cp.size())?;
         // self.tp.all_gather(..) would be a type error.
         let path = self.cp.all_gather(&part, &mut all)?;

@@ -5,32 +5,38 @@
 //! |---|---|
 //! | `layers` | the annotated layers: whose memory a collective works on |
 //! | `model`, `generate` | the decoder of one rank, and greedy decoding |
+//! | `inputs`, `batches` | what a step reads, and graphs of it for a few batch sizes |
 //! | `checkpoint` | a safetensors file, of which each rank reads its slices |
 //! | `kernels` | the arithmetic on both backends; it knows nothing of groups |
 //! | `rank` | what the layers of a rank share |
-//! | `options`, `report` | the command line; the table, and the comparison with one rank |
+//! | `options`, `report`, `table` | the command line; what comes out, and the comparison with one rank |
 
+mod batches;
 mod checkpoint;
 mod generate;
+mod inputs;
 mod kernels;
 mod layers;
 mod model;
 mod options;
 mod rank;
 mod report;
+mod table;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 use symm_core::{Cuda, Host, World, groups};
 
 pub use options::{Choice, Options};
-pub use report::{Comparison, Report, Speed, TOLERANCE};
+pub use report::{Batch, Comparison, Graphs, Report, Speed, TOLERANCE};
 
 use checkpoint::Checkpoint;
-use generate::Job;
-use kernels::Compute;
+use generate::{Job, Run};
+use kernels::{Compute, Kernels};
 use options::Split;
 
 groups! {
@@ -44,9 +50,9 @@ groups! {
 /// Ranks where the options do not say.
 const RANKS: usize = 4;
 
-/// Decodes as the options say, and checks every position's logits against one rank. Where `RANK`
-/// and `WORLD_SIZE` are set, as by torchrun, this process is one rank of many; else the ranks are
-/// threads of this process.
+/// Decodes as the options say, and checks every position's logits: of graphs against eager work, and
+/// of all ranks against one. Where `RANK` and `WORLD_SIZE` are set, as by torchrun, this process is
+/// one rank of many; else the ranks are threads of this process.
 ///
 /// # Errors
 /// Options that do not fit together, files that cannot be read or written, errors of the backend,
@@ -94,6 +100,7 @@ fn on_gpus(_: &Options, _: usize) -> Result<Report> {
 fn on<B: Compute>(options: &Options, usual: usize, machine: &str) -> Result<Report> {
     let job = job(options)?;
     let launched = env::var_os("RANK").is_some() && env::var_os("WORLD_SIZE").is_some();
+    let (prompts, graphs) = (&job.prompts, options.graph);
     let (split, sharded) = if launched {
         let world = World::<B>::from_env()?;
         ensure!(
@@ -102,28 +109,48 @@ fn on<B: Compute>(options: &Options, usual: usize, machine: &str) -> Result<Repo
             world.size()
         );
         let split = options.split(world.size())?;
-        (split, job.run(world, split, job.prompts.clone())?)
+        (split, on_rank(&job, world, split, prompts, graphs)?)
     } else {
         let ranks = options.ranks(usual);
         let split = options.split(ranks)?;
-        let mut runs = World::<B>::run(ranks, |world| job.run(world, split, job.prompts.clone()))?;
+        let mut runs =
+            World::<B>::run(ranks, |world| on_rank(&job, world, split, prompts, graphs))?;
         ensure!(
-            runs.iter().all(|run| run.texts == runs[0].texts),
+            runs.iter().all(|(run, _)| run.texts == runs[0].0.texts),
             "the ranks generated different texts"
         );
         (split, runs.swap_remove(0))
     };
-    let alone = match sharded.rank {
+    let (run, eager) = sharded;
+    let alone = match run.rank {
         0 => {
             // The sharded run's tokens, whatever this one would choose: a difference shows where it
-            // arises.
-            let runs =
-                World::<B>::run(1, |world| job.run(world, Split::ONE, sharded.texts.clone()))?;
-            Some(Comparison::new(&job, &sharded, &runs[0])?)
+            // arises. So it is below.
+            let texts = &run.texts;
+            let mut runs =
+                World::<B>::run(1, |world| on_rank(&job, world, Split::ONE, texts, false))?;
+            Some(runs.swap_remove(0).0)
         }
         _ => None,
     };
-    Ok(Report::new(machine.into(), split, &job, sharded, alone))
+    Report::new(machine.into(), split, &job, run, eager, alone)
+}
+
+/// One rank's run and, if that goes through graphs, the same once more without them: with weights of
+/// its own, since uses of what a graph needs are ordered with its launches.
+fn on_rank<B: Compute>(
+    job: &Job,
+    world: World<B>,
+    split: Split,
+    texts: &[Vec<u8>],
+    graphs: bool,
+) -> symm_core::Result<(Run, Option<Run>)> {
+    let kernels = Arc::new(B::Kernels::new(&world)?);
+    let world = Rc::new(world);
+    let run = job.run(&world, &kernels, split, texts.to_vec(), graphs)?;
+    world.pool().unseal();
+    let eager = graphs.then(|| job.run(&world, &kernels, split, run.texts.clone(), false));
+    Ok((run, eager.transpose()?))
 }
 
 fn job(options: &Options) -> Result<Job> {
@@ -175,23 +202,28 @@ mod tests {
             layers: 2,
             hidden: 32,
             heads: 4,
+            batch: 3,
             prompt: 11,
             chunk: 4,
             steps: 5,
             ..Options::default()
         };
-        for (tp, cp) in [(2, 2), (4, 1), (1, 3)] {
+        for (tp, cp, graph) in [(2, 2, true), (4, 1, true), (1, 3, true), (2, 2, false)] {
             let report = run(&Options {
                 tp: Some(tp),
                 cp: Some(cp),
+                graph,
                 ..tiny.clone()
             })?;
             assert_eq!((report.tp, report.cp), (tp, cp));
+            let positions = 3 * 11 + 5 + 4 + 2;
             assert_eq!(
-                report.alone.map(|alone| alone.positions),
-                Some(2 * (11 + 5))
+                report.alone.as_ref().map(|alone| alone.positions),
+                Some(positions)
             );
-            assert!(report.texts.iter().all(|text| text.len() == 11 + 5));
+            assert_eq!(report.graphs.is_some(), graph);
+            let lengths: Vec<usize> = report.texts.iter().map(Vec::len).collect();
+            assert_eq!(lengths, [11 + 5, 11 + 4, 11 + 2]);
             for (group, size) in [("tp", tp), ("cp", cp)] {
                 let paths = |path| {
                     report
@@ -201,7 +233,9 @@ mod tests {
                         .count()
                 };
                 assert_eq!(paths("symmetric") > 0, size > 1, "{report}");
-                assert_eq!(report.windows[group], usize::from(size > 1), "{report}");
+                // The graphs have a segment of their own.
+                let windows = usize::from(size > 1) * (1 + usize::from(graph));
+                assert_eq!(report.windows[group], windows, "{report}");
             }
         }
         Ok(())

@@ -1,14 +1,19 @@
-//! The decoder: tokens in, logits out.
+//! The decoder: tokens in, logits out, both in device memory.
 
 use std::rc::Rc;
 
-use symm_core::{Buf, Result};
+use symm_core::{Buf, Result, SymmBuf};
 
+use super::Tp;
 use super::checkpoint::{Loader, of_block};
+use super::inputs::Inputs;
 use super::kernels::{Compute, Kernels, Matrix};
-use super::layers::{Attention, Chunk, GatheredColumns, Mlp};
+use super::layers::{Attention, GatheredColumns, Mlp};
 use super::options::{Model, VOCABULARY};
 use super::rank::Rank;
+
+/// Logits as the ranks gathered them: `[tp][rows][columns of a part]`.
+pub(super) type Logits<B> = SymmBuf<f32, Tp, B>;
 
 /// One rank's part of the model, with its part of the KV cache.
 pub(super) struct Decoder<B: Compute> {
@@ -56,24 +61,26 @@ impl<B: Compute> Decoder<B> {
         })
     }
 
-    /// The logits of each token, `[rows][vocabulary]`. The tokens take the positions of `chunk` in
-    /// the cache.
-    pub(super) fn forward(&mut self, tokens: &[u8], chunk: Chunk) -> Result<Vec<f32>> {
+    /// The logits of each row, whose keys and values go to the cache. Copies nothing from or to the
+    /// host, so that it can be captured.
+    pub(super) fn forward(&mut self, inputs: &Inputs<B>) -> Result<Logits<B>> {
         let kernels = &self.rank.kernels;
-        let mut x = kernels.embed(tokens, &self.embedding)?;
+        let mut x = kernels.embed(inputs, &self.embedding)?;
         for block in &mut self.blocks {
             let attended = block
                 .attention
-                .forward(&kernels.rms_norm(&x, &block.attention_norm)?, chunk)?;
+                .forward(&kernels.rms_norm(&x, &block.attention_norm)?, inputs)?;
             kernels.add(&mut x, &attended)?;
             let fed = block.mlp.forward(&kernels.rms_norm(&x, &block.mlp_norm)?)?;
             kernels.add(&mut x, &fed)?;
         }
-        let parts = self
-            .head
-            .forward(&kernels.rms_norm(&x, &self.norm)?)?
-            .to_vec()?;
-        Ok(side_by_side(&parts, tokens.len(), self.head.columns()))
+        self.head.forward(&kernels.rms_norm(&x, &self.norm)?)
+    }
+
+    /// Waits for the logits, and returns them as `[rows][vocabulary]`.
+    pub(super) fn read(&self, logits: &Logits<B>) -> Result<Vec<f32>> {
+        let rows = logits.len() / VOCABULARY;
+        Ok(side_by_side(&logits.to_vec()?, rows, self.head.columns()))
     }
 }
 

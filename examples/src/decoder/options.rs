@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 
 use super::kernels::MAX_HEAD_DIM;
 
@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long)]
     pub file: Option<PathBuf>,
     /// Sequences, each of which takes the next bytes of the file as its prompt
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 4)]
     pub batch: usize,
     /// Bytes of a prompt
     #[arg(long, default_value_t = 128)]
@@ -56,9 +56,13 @@ pub struct Options {
     /// Positions of the prompt that go through the model at once
     #[arg(long, default_value_t = 32)]
     pub chunk: usize,
-    /// Tokens to generate for each sequence
+    /// Tokens to generate for the first sequence; the others end one after another before it
     #[arg(long, default_value_t = 64)]
     pub steps: usize,
+    /// Decode through captured graphs, one for each power of two sequences, and eagerly besides
+    #[arg(long, action = ArgAction::Set, default_value_t = true, num_args = 0..=1,
+          default_missing_value = "true", value_name = "BOOL")]
+    pub graph: bool,
     /// Folder of the weights' file, which is written if it is not there; by default the system's
     /// folder for temporary files
     #[arg(long)]

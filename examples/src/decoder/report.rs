@@ -1,13 +1,13 @@
-//! What a run did, as a table, and whether one rank alone comes to the same.
+//! What came out of a run, and whether it comes to the same eagerly and on one rank.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use symm_core::PoolStats;
+use symm_core::{GraphPoolStats, GraphStats, PoolStats};
 
-use super::generate::{Job, Run, most_likely};
+use super::batches::Captures;
+use super::generate::{Job, Run, Steps, most_likely};
 use super::options::{Split, VOCABULARY};
 
 /// How far logits may be apart, by their norm. Sums in another order differ by a few units of the
@@ -31,16 +31,18 @@ pub struct Report {
     pub scopes: BTreeMap<&'static str, u64>,
     /// Segments with a window, by group.
     pub windows: BTreeMap<&'static str, usize>,
-    /// How many collectives ran, by group, operation and path.
+    /// How many collectives ran, in graphs too, by group, operation and path.
     pub collectives: BTreeMap<(&'static str, &'static str, String), u64>,
     /// The pool at the end.
     pub pool: PoolStats,
     /// The prompts and what was generated.
     pub texts: Vec<Vec<u8>>,
+    /// The graphs through which it decoded; `None` if they were not asked for.
+    pub graphs: Option<Graphs>,
     /// How one rank compares; `None` on other ranks than 0.
     pub alone: Option<Comparison>,
-    job: String,
-    prompt: usize,
+    pub(super) job: String,
+    pub(super) prompt: usize,
 }
 
 /// Tokens a second, of all sequences together.
@@ -52,7 +54,29 @@ pub struct Speed {
     pub decode: f64,
 }
 
-/// The same tokens through the same model on one rank.
+/// The graphs of one rank, beside the same work without them.
+#[derive(Clone, Debug)]
+pub struct Graphs {
+    /// By the rows that they compute.
+    pub captured: BTreeMap<usize, GraphStats>,
+    /// Where they are from.
+    pub pool: GraphPoolStats,
+    /// Steps of decoding, by the number of sequences.
+    pub batches: BTreeMap<usize, Batch>,
+    /// How the same ranks compare without graphs.
+    pub eager: Comparison,
+}
+
+/// Steps with the same number of sequences.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Time for each token without graphs.
+    pub eager: Duration,
+    /// Time for each token by replays.
+    pub replayed: Duration,
+}
+
+/// The same tokens through the same model in another way, without graphs: on one rank, or on all.
 #[derive(Clone, Copy, Debug)]
 pub struct Comparison {
     /// Positions compared, of all sequences together.
@@ -63,7 +87,7 @@ pub struct Comparison {
     pub difference: f64,
     /// Positions with the same most likely token.
     pub same_token: usize,
-    /// Tokens a second on one rank.
+    /// Tokens a second in that way.
     pub speed: Speed,
 }
 
@@ -73,9 +97,22 @@ impl Report {
         split: Split,
         job: &Job,
         run: Run,
-        alone: Option<Comparison>,
-    ) -> Self {
-        Self {
+        eager: Option<Run>,
+        alone: Option<Run>,
+    ) -> Result<Self> {
+        let compare =
+            |other: &Run, whose| compare(&run.logits, &other.logits, whose, Speed::new(job, other));
+        let alone = alone
+            .map(|alone| compare(&alone, "one rank's"))
+            .transpose()?;
+        let graphs = match (&run.captures, eager) {
+            (Some(captures), Some(eager)) => {
+                let comparison = compare(&eager, "those without graphs")?;
+                Some(Graphs::new(captures, &run, &eager, comparison))
+            }
+            _ => None,
+        };
+        Ok(Self {
             rank: run.rank,
             tp: split.tp,
             cp: split.cp,
@@ -86,33 +123,49 @@ impl Report {
             collectives: run.collectives,
             pool: run.pool,
             texts: run.texts,
+            graphs,
             alone,
             job: job.to_string(),
             prompt: job.prompt_len(),
-        }
+        })
     }
 }
 
 impl Speed {
     fn new(job: &Job, run: &Run) -> Self {
-        let rate = |tokens: usize, time: Duration| {
-            (job.prompts.len() * tokens) as f64 / time.as_secs_f64()
-        };
+        // Also where there was nothing to do.
+        let rate =
+            |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(f64::EPSILON);
+        let Steps { tokens, took } = run.decoded();
         Self {
-            prefill: rate(job.prompt_len(), run.prefill),
-            decode: rate(job.steps, run.decode),
+            prefill: rate(job.prompts.len() * job.prompt_len(), run.prefill),
+            decode: rate(tokens, took),
         }
     }
 }
 
-impl Comparison {
-    pub(super) fn new(job: &Job, sharded: &Run, alone: &Run) -> Result<Self> {
-        compare(&sharded.logits, &alone.logits, Speed::new(job, alone))
+impl Graphs {
+    fn new(captures: &Captures, run: &Run, eager: &Run, comparison: Comparison) -> Self {
+        let each = |steps: &Steps| steps.took / steps.tokens.max(1) as u32;
+        let both = run.decode.iter().zip(eager.decode.values());
+        let batch = |((sequences, replayed), eager): ((&usize, &Steps), &Steps)| {
+            let times = Batch {
+                eager: each(eager),
+                replayed: each(replayed),
+            };
+            (*sequences, times)
+        };
+        Self {
+            captured: captures.graphs.clone(),
+            pool: captures.pool.clone(),
+            batches: both.map(batch).collect(),
+            eager: comparison,
+        }
     }
 }
 
 /// Fails where the logits are further apart than rounding explains.
-fn compare(sharded: &[f32], alone: &[f32], speed: Speed) -> Result<Comparison> {
+fn compare(ours: &[f32], theirs: &[f32], whose: &str, speed: Speed) -> Result<Comparison> {
     let mut comparison = Comparison {
         positions: 0,
         relative: 0.0,
@@ -121,14 +174,14 @@ fn compare(sharded: &[f32], alone: &[f32], speed: Speed) -> Result<Comparison> {
         speed,
     };
     ensure!(
-        sharded.len() == alone.len(),
-        "the ranks gave {} logits, one rank alone {}",
-        sharded.len(),
-        alone.len()
+        ours.len() == theirs.len(),
+        "there are {} logits, and {} of {whose}",
+        ours.len(),
+        theirs.len()
     );
-    for (a, b) in sharded
+    for (a, b) in ours
         .chunks_exact(VOCABULARY)
-        .zip(alone.chunks_exact(VOCABULARY))
+        .zip(theirs.chunks_exact(VOCABULARY))
     {
         let differences = || a.iter().zip(b).map(|(a, b)| f64::from(a - b));
         let relative = norm(differences()) / norm(b.iter().copied().map(f64::from));
@@ -136,7 +189,7 @@ fn compare(sharded: &[f32], alone: &[f32], speed: Speed) -> Result<Comparison> {
         let agrees = relative <= TOLERANCE;
         ensure!(
             agrees,
-            "row {} of the logits is {relative:.1e} from one rank's (limit {TOLERANCE:.0e})",
+            "row {} of the logits is {relative:.1e} from {whose} (limit {TOLERANCE:.0e})",
             comparison.positions
         );
         comparison.positions += 1;
@@ -153,103 +206,6 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|value| value * value).sum::<f64>().sqrt()
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rank, tp, cp, .. } = self;
-        writeln!(f, "{}\n{}", self.machine, self.job)?;
-        writeln!(f, "ranks: {} = tp {tp} x cp {cp}\n", tp * cp)?;
-        self.counts(f, &format!("on rank {rank}"))?;
-        self.memory(f)?;
-        self.comparison(f)?;
-        writeln!(
-            f,
-            "\nends of the prompts, and what the model (its weights are noise) adds:"
-        )?;
-        self.texts.iter().try_for_each(|text| {
-            let (prompt, added) = text.split_at(self.prompt);
-            let end = &prompt[prompt.len().saturating_sub(24)..];
-            writeln!(f, "  {} | {}", end.escape_ascii(), added.escape_ascii())
-        })
-    }
-}
-
-impl Report {
-    fn counts(&self, f: &mut fmt::Formatter<'_>, title: &str) -> fmt::Result {
-        let groups = ["tp", "cp"];
-        row(f, title, groups)?;
-        row(
-            f,
-            "scopes opened",
-            groups.map(|group| self.scopes.get(group).unwrap_or(&0)),
-        )?;
-        row(
-            f,
-            "windows",
-            groups.map(|group| self.windows.get(group).unwrap_or(&0)),
-        )?;
-        let kinds = self
-            .collectives
-            .keys()
-            .map(|(_, operation, path)| (*operation, path));
-        for (operation, path) in kinds.collect::<BTreeSet<_>>() {
-            let key = |group| (group, operation, path.clone());
-            let count = |group| self.collectives.get(&key(group)).unwrap_or(&0);
-            row(f, &format!("{operation}, {path}"), groups.map(count))?;
-        }
-        writeln!(f)
-    }
-
-    fn memory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pool = &self.pool;
-        let peak: u64 = pool.arenas.iter().map(|arena| arena.peak_live_bytes).sum();
-        let ordinary = pool.plain_live_bytes;
-        row(f, "bytes", ["now", "at most"])?;
-        let reserved = format!("reserved, in {} segment(s)", pool.segments);
-        row(f, &reserved, [pool.reserved_bytes; 2])?;
-        row(f, "in use", [pool.live_bytes(), peak])?;
-        row(
-            f,
-            "ordinary memory, for weights and KV cache",
-            [&ordinary.to_string(), ""],
-        )?;
-        writeln!(f)
-    }
-
-    fn comparison(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(alone) = &self.alone else {
-            return Ok(());
-        };
-        let speeds = [self.speed, alone.speed];
-        row(f, "tokens a second", ["sharded", "one rank"])?;
-        row(f, "prompts", speeds.map(|speed| speed.prefill.round()))?;
-        row(f, "generated", speeds.map(|speed| speed.decode.round()))?;
-        let Comparison {
-            positions,
-            relative,
-            difference,
-            same_token,
-            ..
-        } = alone;
-        writeln!(
-            f,
-            "\nlogits of {positions} positions agree with those of one rank:"
-        )?;
-        writeln!(
-            f,
-            "  {relative:.1e} apart at most, relative to their norm (limit {TOLERANCE:.0e}),"
-        )?;
-        writeln!(
-            f,
-            "  no logit by more than {difference:.1e}, {same_token} times the same next token"
-        )
-    }
-}
-
-/// A line of the table: a label and two columns.
-fn row(f: &mut fmt::Formatter<'_>, label: &str, [a, b]: [impl fmt::Display; 2]) -> fmt::Result {
-    writeln!(f, "{label:<46}{a:>10}{b:>10}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,16 +213,13 @@ mod tests {
     #[test]
     fn only_rounding_passes() {
         let logits: Vec<f32> = (0..VOCABULARY).map(|token| (token as f32).sin()).collect();
+        let speed = Speed {
+            prefill: 0.0,
+            decode: 0.0,
+        };
         let relative = |change: &dyn Fn(f32) -> f32| {
             let changed: Vec<f32> = logits.iter().copied().map(change).collect();
-            let comparison = compare(
-                &changed,
-                &logits,
-                Speed {
-                    prefill: 0.0,
-                    decode: 0.0,
-                },
-            );
+            let comparison = compare(&changed, &logits, "one rank's", speed);
             comparison.ok().map(|comparison| comparison.relative)
         };
         assert_eq!(relative(&|logit| logit), Some(0.0));

@@ -1,19 +1,25 @@
 //! The kernels on GPUs: cuBLAS for the matrices, `kernels.cu` for the rest. cudarc takes
 //! symm-core's buffers as they are.
 
+use std::ffi::c_void;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use cudarc::cublas::sys::cublasOperation_t::CUBLAS_OP_N;
 use cudarc::cublas::{self, CudaBlas, Gemm, GemmConfig};
-use cudarc::driver::{CudaFunction, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+};
 use cudarc::nvrtc::{self, CompileOptions};
 use symm_core::{Buf, Cuda, Error, Result, World};
 
-use super::{Compute, Kernels, MAX_HEAD_DIM, Matrix, Shape};
+use super::{Compute, Inputs, Kernels, MAX_HEAD_DIM, Matrix, Shape};
 
 /// Threads of a block, where their number is free.
 const THREADS: u32 = 256;
+
+/// Bytes of cuBLAS's workspace: what NVIDIA recommends for Hopper.
+const WORKSPACE: usize = 32 << 20;
 
 /// What is compiled and loaded for one rank.
 #[derive(Debug)]
@@ -21,6 +27,9 @@ pub(crate) struct CudaKernels {
     rank: usize,
     stream: Arc<CudaStream>,
     blas: CudaBlas,
+    /// Lent to cuBLAS, and dropped behind it: without it, a captured multiplication would allocate
+    /// one at every launch.
+    _workspace: CudaSlice<u8>,
     embed: CudaFunction,
     rms_norm: CudaFunction,
     rotate: CudaFunction,
@@ -34,7 +43,7 @@ impl Compute for Cuda {
     type Kernels = CudaKernels;
 }
 
-// SAFETY: eight `u32` in C's layout, the struct of the same name in kernels.cu.
+// SAFETY: seven `u32` in C's layout, the struct of the same name in kernels.cu.
 unsafe impl DeviceRepr for Shape {}
 
 /// Whether the libraries are there that these kernels need beside symm-core's. To be asked first:
@@ -74,6 +83,18 @@ fn failed<E: Debug>(rank: usize, call: &'static str) -> impl FnOnce(E) -> Error 
     }
 }
 
+/// cuBLAS on the stream, and the workspace that it uses.
+fn blas(rank: usize, stream: &Arc<CudaStream>) -> Result<(CudaBlas, CudaSlice<u8>)> {
+    let blas = CudaBlas::new(Arc::clone(stream)).map_err(failed(rank, "cublasCreate"))?;
+    // SAFETY: cuBLAS writes to it before it reads.
+    let workspace = unsafe { stream.alloc::<u8>(WORKSPACE) }.map_err(failed(rank, "cuMemAlloc"))?;
+    let address = workspace.device_ptr(stream).0 as *mut c_void;
+    // SAFETY: as many bytes of this stream's device, which live longer than the handle.
+    let set = unsafe { cublas::sys::cublasSetWorkspace_v2(*blas.handle(), address, WORKSPACE) };
+    set.result().map_err(failed(rank, "cublasSetWorkspace"))?;
+    Ok((blas, workspace))
+}
+
 /// A grid of blocks.
 fn grid(blocks: usize, by: u32, threads: u32) -> LaunchConfig {
     LaunchConfig {
@@ -97,9 +118,11 @@ impl Kernels<Cuda> for CudaKernels {
             .load_module(ptx)
             .map_err(failed(rank, "cuModuleLoadData"))?;
         let function = |name| module.load_function(name).map_err(failed(rank, name));
+        let (blas, workspace) = blas(rank, &stream)?;
         Ok(Self {
             rank,
-            blas: CudaBlas::new(Arc::clone(&stream)).map_err(failed(rank, "cublasCreate"))?,
+            blas,
+            _workspace: workspace,
             embed: function("embed")?,
             rms_norm: function("rms_norm")?,
             rotate: function("rotate")?,
@@ -111,14 +134,15 @@ impl Kernels<Cuda> for CudaKernels {
         })
     }
 
-    fn embed(&self, tokens: &[u8], table: &Matrix<Cuda>) -> Result<Buf<f32, Cuda>> {
-        let (names, width) = (Buf::from_slice(tokens)?, table.columns as u32);
-        let mut x = Buf::empty(tokens.len() * table.columns)?;
+    fn embed(&self, inputs: &Inputs<Cuda>, table: &Matrix<Cuda>) -> Result<Buf<f32, Cuda>> {
+        let width = table.columns as u32;
+        let mut x = Buf::empty(inputs.rows() * table.columns)?;
         let mut launch = self.stream.launch_builder(&self.embed);
-        launch.arg(&names).arg(&table.data).arg(&mut x).arg(&width);
-        // SAFETY: the kernel's parameters; a block for each token, whose bytes are below the
+        launch.arg(&inputs.tokens).arg(&table.data);
+        launch.arg(&mut x).arg(&width);
+        // SAFETY: the kernel's parameters; a block for each token, which are bytes, below the
         // table's 256 rows.
-        unsafe { launch.launch(grid(tokens.len(), 1, THREADS)) }.map_err(self.failed("embed"))?;
+        unsafe { launch.launch(grid(inputs.rows(), 1, THREADS)) }.map_err(self.failed("embed"))?;
         Ok(x)
     }
 
@@ -166,15 +190,20 @@ impl Kernels<Cuda> for CudaKernels {
         &self,
         qkv: &mut Buf<f32, Cuda>,
         cache: &mut Buf<f32, Cuda>,
+        inputs: &Inputs<Cuda>,
         shape: Shape,
     ) -> Result<()> {
         let blocks = grid(
-            qkv.len() / shape.width(),
+            inputs.rows(),
             shape.heads + 2 * shape.kv_heads,
             shape.head_dim / 2,
         );
         let mut launch = self.stream.launch_builder(&self.rotate);
-        launch.arg(qkv).arg(cache).arg(&shape);
+        launch
+            .arg(qkv)
+            .arg(cache)
+            .arg(&inputs.positions)
+            .arg(&shape);
         // SAFETY: the kernel's parameters; a block for each row and head, a thread for each pair of
         // it. The cache has a slot for each position.
         unsafe { launch.launch(blocks) }.map_err(self.failed("rotate"))?;
@@ -185,16 +214,18 @@ impl Kernels<Cuda> for CudaKernels {
         &self,
         qkv: &Buf<f32, Cuda>,
         cache: &Buf<f32, Cuda>,
+        inputs: &Inputs<Cuda>,
         shape: Shape,
     ) -> Result<Buf<f32, Cuda>> {
-        let rows = qkv.len() / shape.width();
+        let rows = inputs.rows();
         let mut records = Buf::empty(rows * shape.heads as usize * shape.record())?;
         let blocks = LaunchConfig {
             shared_mem_bytes: THREADS / 32 * shape.record() as u32 * 4,
             ..grid(rows, shape.heads, THREADS)
         };
         let mut launch = self.stream.launch_builder(&self.attend);
-        launch.arg(qkv).arg(cache).arg(&mut records).arg(&shape);
+        launch.arg(qkv).arg(cache).arg(&inputs.positions);
+        launch.arg(&mut records).arg(&shape);
         // SAFETY: the kernel's parameters; a block for each row and head, with shared memory for a
         // record of each warp.
         unsafe { launch.launch(blocks) }.map_err(self.failed("attend"))?;

@@ -3,7 +3,7 @@
 
 use symm_core::{Buf, Host, Result, World, host, plain, plain_mut};
 
-use super::{Compute, Kernels, Matrix, Shape};
+use super::{Compute, Inputs, Kernels, Matrix, Shape};
 
 /// Nothing to prepare.
 #[derive(Debug)]
@@ -18,15 +18,15 @@ impl Kernels<Host> for HostKernels {
         Ok(Self)
     }
 
-    fn embed(&self, tokens: &[u8], table: &Matrix<Host>) -> Result<Buf<f32, Host>> {
-        let (tokens, width) = (tokens.to_vec(), table.columns);
-        let mut x = Buf::empty(tokens.len() * width)?;
+    fn embed(&self, inputs: &Inputs<Host>, table: &Matrix<Host>) -> Result<Buf<f32, Host>> {
+        let width = table.columns;
+        let mut x = Buf::empty(inputs.rows() * width)?;
         host::launch(
-            [plain(&table.data)],
+            [plain(&inputs.tokens), plain(&table.data)],
             [plain_mut(&mut x)],
-            move |[table], [x]| {
-                for (x, token) in x.chunks_exact_mut(width).zip(&tokens) {
-                    x.copy_from_slice(&table[usize::from(*token) * width..][..width]);
+            move |[tokens, table], [x]| {
+                for (x, token) in x.chunks_exact_mut(width).zip(tokens) {
+                    x.copy_from_slice(&table[*token as usize * width..][..width]);
                 }
             },
         )?;
@@ -68,12 +68,13 @@ impl Kernels<Host> for HostKernels {
         &self,
         qkv: &mut Buf<f32, Host>,
         cache: &mut Buf<f32, Host>,
+        inputs: &Inputs<Host>,
         shape: Shape,
     ) -> Result<()> {
         host::launch(
-            [],
+            [plain(&inputs.positions)],
             [plain_mut(qkv), plain_mut(cache)],
-            move |[], [qkv, cache]| rotate(qkv, cache, shape),
+            move |[positions], [qkv, cache]| rotate(qkv, cache, positions, shape),
         )
     }
 
@@ -81,14 +82,16 @@ impl Kernels<Host> for HostKernels {
         &self,
         qkv: &Buf<f32, Host>,
         cache: &Buf<f32, Host>,
+        inputs: &Inputs<Host>,
         shape: Shape,
     ) -> Result<Buf<f32, Host>> {
-        let rows = qkv.len() / shape.width();
-        let mut records = Buf::empty(rows * shape.heads as usize * shape.record())?;
+        let mut records = Buf::empty(inputs.rows() * shape.heads as usize * shape.record())?;
         host::launch(
-            [plain(qkv), plain(cache)],
+            [plain(qkv), plain(cache), plain(&inputs.positions)],
             [plain_mut(&mut records)],
-            move |[qkv, cache], [records]| attend(qkv, cache, shape, records),
+            move |[qkv, cache, positions], [records]| {
+                attend(qkv, cache, positions, shape, records);
+            },
         )?;
         Ok(records)
     }
@@ -164,7 +167,7 @@ fn matmul(x: &[f32], weight: &[f32], rows: usize, columns: usize, y: &mut [f32])
     }
 }
 
-fn rotate(qkv: &mut [f32], cache: &mut [f32], shape: Shape) {
+fn rotate(qkv: &mut [f32], cache: &mut [f32], positions: &[f32], shape: Shape) {
     let (dim, len, slots, stripes) = (
         shape.head_dim as usize,
         shape.len as usize,
@@ -172,8 +175,12 @@ fn rotate(qkv: &mut [f32], cache: &mut [f32], shape: Shape) {
         shape.stripes as usize,
     );
     let rotated = ((shape.heads + shape.kv_heads) * shape.head_dim) as usize;
-    for (row, qkv) in qkv.chunks_exact_mut(shape.width()).enumerate() {
-        let position = shape.start as usize + row % len;
+    for (row, (qkv, position)) in qkv
+        .chunks_exact_mut(shape.width())
+        .zip(positions)
+        .enumerate()
+    {
+        let position = *position as usize;
         let angle = |pair: usize| position as f32 * 10_000f32.powf(-2.0 * pair as f32 / dim as f32);
         let turns: Vec<(f32, f32)> = (0..dim / 2).map(|pair| angle(pair).sin_cos()).collect();
         for head in qkv[..rotated].chunks_exact_mut(dim) {
@@ -189,19 +196,19 @@ fn rotate(qkv: &mut [f32], cache: &mut [f32], shape: Shape) {
     }
 }
 
-fn attend(qkv: &[f32], cache: &[f32], shape: Shape, records: &mut [f32]) {
+fn attend(qkv: &[f32], cache: &[f32], positions: &[f32], shape: Shape, records: &mut [f32]) {
     let (dim, len, slot) = (shape.head_dim as usize, shape.len as usize, shape.slot());
+    let (stripe, stripes) = (shape.stripe as usize, shape.stripes as usize);
     let scale = (dim as f32).sqrt().recip();
     let mut scores = Vec::new();
-    for (row, (qkv, records)) in qkv
+    for (row, ((qkv, records), position)) in qkv
         .chunks_exact(shape.width())
         .zip(records.chunks_exact_mut(shape.heads as usize * shape.record()))
+        .zip(positions)
         .enumerate()
     {
         // Its own position and those before it, as far as they are this rank's.
-        let visible = (shape.start as usize + row % len + shape.stripes as usize
-            - shape.stripe as usize)
-            / shape.stripes as usize;
+        let visible = (*position as usize + stripes - stripe) / stripes;
         let cache = &cache[row / len * shape.slots as usize * slot..][..visible * slot];
         for (head, (query, record)) in qkv
             .chunks_exact(dim)

@@ -1,10 +1,10 @@
 // The model's kernels. Rows are tokens; MAX_HEAD_DIM comes from the Rust side, as does Shape (see
-// kernels/mod.rs).
+// kernels/mod.rs). Tokens and positions are whole numbers below 2^24, which floats hold exactly.
 
 typedef unsigned int u32;
 
 struct Shape {
-    u32 heads, kv_heads, head_dim, len, start, stripe, stripes, slots;
+    u32 heads, kv_heads, head_dim, len, stripe, stripes, slots;
 };
 
 constexpr u32 LANES = 32;
@@ -35,8 +35,7 @@ __device__ float merged(const float* records, u32 shares, size_t stride, u32 dim
 }
 
 // A block for each token.
-extern "C" __global__ void embed(const unsigned char* tokens, const float* table, float* x,
-                                 u32 width) {
+extern "C" __global__ void embed(const float* tokens, const float* table, float* x, u32 width) {
     const float* entry = table + (size_t)tokens[blockIdx.x] * width;
     float* row = x + (size_t)blockIdx.x * width;
     for (u32 i = threadIdx.x; i < width; i += blockDim.x) row[i] = entry[i];
@@ -59,9 +58,9 @@ extern "C" __global__ void rms_norm(const float* x, const float* scale, float* y
 }
 
 // A block for each row and head of queries, keys and values; a thread for each pair.
-extern "C" __global__ void rotate(float* qkv, float* cache, Shape s) {
+extern "C" __global__ void rotate(float* qkv, float* cache, const float* positions, Shape s) {
     const u32 row = blockIdx.x, head = blockIdx.y, half = s.head_dim / 2, pair = threadIdx.x;
-    const u32 position = s.start + row % s.len;
+    const u32 position = (u32)positions[row];
     float* x = qkv + ((size_t)row * gridDim.y + head) * s.head_dim;
     float a = x[pair], b = x[pair + half];
     if (head < s.heads + s.kv_heads) {
@@ -83,12 +82,13 @@ extern "C" __global__ void rotate(float* qkv, float* cache, Shape s) {
 
 // A block for each row and head. Its warps deal out the positions as ranks do, and their records
 // are merged alike.
-extern "C" __global__ void attend(const float* qkv, const float* cache, float* records, Shape s) {
+extern "C" __global__ void attend(const float* qkv, const float* cache, const float* positions,
+                                  float* records, Shape s) {
     extern __shared__ float shared[];
     const u32 row = blockIdx.x, head = blockIdx.y, dim = s.head_dim;
     const u32 warp = threadIdx.x / LANES, warps = blockDim.x / LANES, lane = threadIdx.x % LANES;
     // Its own position and those before it, as far as they are this rank's.
-    const u32 visible = (s.start + row % s.len + s.stripes - s.stripe) / s.stripes;
+    const u32 visible = ((u32)positions[row] + s.stripes - s.stripe) / s.stripes;
     const size_t slot = (size_t)2 * s.kv_heads * dim;
     const float* query = qkv + ((size_t)row * (s.heads + 2 * s.kv_heads) + head) * dim;
     const u32 kv_head = head / (s.heads / s.kv_heads);

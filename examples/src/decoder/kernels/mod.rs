@@ -6,6 +6,8 @@ mod host;
 
 use symm_core::{Backend, Buf, Result, World};
 
+use super::inputs::Inputs;
+
 /// The largest head that the kernels take.
 pub(super) const MAX_HEAD_DIM: usize = 256;
 
@@ -26,12 +28,14 @@ pub(crate) struct Matrix<B: Backend> {
 /// The operations of the model, in stream order. Activations are rows, one for each token.
 ///
 /// They allocate what they return with [`Buf::empty`] and know nothing of groups: inside a scope
-/// their results are symmetric memory of its group.
-pub(crate) trait Kernels<B: Backend>: Sized {
+/// their results are symmetric memory of its group. Nor do they know of captures: what changes from
+/// step to step they read from device memory, so that a graph reads it at every launch. A graph
+/// keeps them, because it launches their modules' kernels.
+pub(crate) trait Kernels<B: Backend>: Sized + Send + Sync + 'static {
     fn new(world: &World<B>) -> Result<Self>;
 
     /// The rows of `table` that the tokens name.
-    fn embed(&self, tokens: &[u8], table: &Matrix<B>) -> Result<Buf<f32, B>>;
+    fn embed(&self, inputs: &Inputs<B>, table: &Matrix<B>) -> Result<Buf<f32, B>>;
 
     /// `x` with rows of mean square 1, times `scale`.
     fn rms_norm(&self, x: &Buf<f32, B>, scale: &Buf<f32, B>) -> Result<Buf<f32, B>>;
@@ -41,12 +45,24 @@ pub(crate) trait Kernels<B: Backend>: Sized {
 
     /// Rotates queries and keys by their positions, and stores the keys and values of this rank's
     /// positions.
-    fn rotate(&self, qkv: &mut Buf<f32, B>, cache: &mut Buf<f32, B>, shape: Shape) -> Result<()>;
+    fn rotate(
+        &self,
+        qkv: &mut Buf<f32, B>,
+        cache: &mut Buf<f32, B>,
+        inputs: &Inputs<B>,
+        shape: Shape,
+    ) -> Result<()>;
 
-    /// Attention over the positions in `cache`: for each row and head a record of [`Shape::record`]
-    /// numbers, the weighted values and, last, the largest score and the sum of the weights
-    /// relative to it.
-    fn attend(&self, qkv: &Buf<f32, B>, cache: &Buf<f32, B>, shape: Shape) -> Result<Buf<f32, B>>;
+    /// Attention over the positions in `cache` as far as each row sees them: for each row and head a
+    /// record of [`Shape::record`] numbers, the weighted values and, last, the largest score and the
+    /// sum of the weights relative to it.
+    fn attend(
+        &self,
+        qkv: &Buf<f32, B>,
+        cache: &Buf<f32, B>,
+        inputs: &Inputs<B>,
+        shape: Shape,
+    ) -> Result<Buf<f32, B>>;
 
     /// The attention over all positions, from the records of `stripes` ranks one after another.
     fn merge(&self, records: &Buf<f32, B>, shape: Shape) -> Result<Buf<f32, B>>;
@@ -70,10 +86,8 @@ pub(crate) struct Shape {
     pub(crate) heads: u32,
     pub(crate) kv_heads: u32,
     pub(crate) head_dim: u32,
-    /// Tokens of each sequence.
+    /// Rows of each sequence.
     pub(crate) len: u32,
-    /// Position of the first of them.
-    pub(crate) start: u32,
     pub(crate) stripe: u32,
     pub(crate) stripes: u32,
     pub(crate) slots: u32,

@@ -6,6 +6,7 @@
 //! $ device threads 4                    # all cases, ranks as threads of one process
 //! $ device processes 2 streams::        # some cases, a process for each rank
 //! $ device prove 2                      # the kernels behind every reported path
+//! $ device bench graph 2                # what graphs cost, beside CUDA's own
 //! $ device host threads 4               # the same program without a GPU
 //! ```
 //!
@@ -13,6 +14,8 @@
 //! one case costs at most a minute and the rest still run. Exit status: 0 if all is well or there
 //! is no GPU (then a line starts with `SKIP`), 1 if a case failed, 3 if one hung.
 
+#[cfg(feature = "cuda")]
+mod bench;
 mod parent;
 mod plan;
 #[cfg(feature = "cuda")]
@@ -23,6 +26,8 @@ use std::process::ExitCode;
 
 use symm_core::Cuda;
 
+#[cfg(feature = "cuda")]
+use bench::run as measure;
 use plan::{Backing, Command, Plan};
 
 fn main() -> ExitCode {
@@ -32,12 +37,14 @@ fn main() -> ExitCode {
             println!("{}", Cuda::probe());
             ExitCode::SUCCESS
         }
+        Some(Command::Bench(ranks)) => on_gpus(|| measure(ranks)),
         Some(Command::Run(plan)) => run(&plan),
         Some(Command::Work(plan, first)) => worker::run(&plan, first),
         None => {
             eprintln!(
                 "usage: device probe\n\
                  \x20      device prove [RANKS] [FILTER]\n\
+                 \x20      device bench graph [RANKS]\n\
                  \x20      device [host] (threads | processes) RANKS [FILTER]"
             );
             ExitCode::from(2)
@@ -46,11 +53,25 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: &Plan) -> ExitCode {
-    if plan.backing == Backing::Cuda
-        && let Err(why) = Cuda::probe().usable()
-    {
-        println!("SKIP: {why}");
-        return ExitCode::SUCCESS;
+    match plan.backing {
+        Backing::Cuda => on_gpus(|| parent::run(plan)),
+        Backing::Host => parent::run(plan),
     }
-    parent::run(plan)
+}
+
+/// Never called: without the feature no GPU is found.
+#[cfg(not(feature = "cuda"))]
+fn measure(_ranks: usize) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// Runs what needs GPUs, or says why it cannot.
+fn on_gpus(run: impl FnOnce() -> ExitCode) -> ExitCode {
+    match Cuda::probe().usable() {
+        Ok(()) => run(),
+        Err(why) => {
+            println!("SKIP: {why}");
+            ExitCode::SUCCESS
+        }
+    }
 }

@@ -8,6 +8,8 @@ use symm_tests::suite::{self, Case};
 pub(crate) enum Command {
     /// Say what there is.
     Probe,
+    /// Say what graphs cost on so many ranks.
+    Bench(usize),
     /// Run the plan.
     Run(Plan),
     /// Be one of the processes that run it, from this case on.
@@ -49,6 +51,8 @@ impl Command {
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         match words[..] {
             ["probe"] => Some(Self::Probe),
+            ["bench", "graph"] => Some(Self::Bench(2)),
+            ["bench", "graph", ranks] => Some(Self::Bench(positive(ranks)?)),
             [WORK, first, ref rest @ ..] => {
                 Some(Self::Work(Plan::parse(rest)?, first.parse().ok()?))
             }
@@ -82,12 +86,11 @@ impl Plan {
             }
             _ => return None,
         };
-        let ranks = ranks.parse().ok().filter(|ranks| *ranks > 0)?;
         Some(Self {
             backing,
             suite,
             launch,
-            ranks,
+            ranks: positive(ranks)?,
             filter: filter.to_owned(),
         })
     }
@@ -133,6 +136,10 @@ impl Plan {
             .filter(|case: &Case<B>| case.title().contains(&self.filter))
             .collect()
     }
+}
+
+fn positive(word: &str) -> Option<usize> {
+    word.parse().ok().filter(|number| *number > 0)
 }
 
 fn titles<B: Backend>(cases: &[Case<B>]) -> Vec<(String, usize)> {
