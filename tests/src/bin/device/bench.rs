@@ -96,12 +96,14 @@ fn replay(world: &World<Cuda>) -> Outcome<Replay> {
         &mut || Ok(ours.launch()?),
     ];
     let mut host = [const { Vec::new() }; 3];
-    for _ in 0..LAUNCHES {
-        for (launch, times) in launches.iter_mut().zip(&mut host) {
+    for round in 0..LAUNCHES {
+        for turn in 0..WAYS.len() {
+            // Each comes behind each other as often.
+            let way = (round + turn) % WAYS.len();
             stream.synchronize()?;
             let started = Instant::now();
-            launch()?;
-            times.push(micros(started.elapsed()));
+            launches[way]()?;
+            host[way].push(micros(started.elapsed()));
         }
     }
     let mut device = [const { Vec::new() }; 3];
