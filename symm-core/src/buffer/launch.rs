@@ -123,6 +123,7 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
                 return Ok(());
             }
             let (device, comm) = (&self.group.world.device, self.group.comm()?);
+            let _calling = self.group.calling();
             // SAFETY: `check` found place and lengths; buffers give their memory back behind the
             // stream, because `enter` and `leave` order it with their own.
             unsafe { B::launch(device, comm, stream, &addressed) }?;

@@ -219,16 +219,8 @@ impl<B: Backend> Drop for Owned<B> {
     fn drop(&mut self) {
         let rank = Arc::clone(&self.pool.rank);
         self.holder.clear();
-        for lease in self.leases.drain(..).chain(self.made.drain(..)) {
-            if let Err(error) = lease.end(&self.holder) {
-                rank.poison(&error);
-                rank.pool.reaper.report(Err(error));
-            }
-        }
-        for arena in self.pool.all_arenas() {
-            arena.remove_graph(self.number);
-        }
-        self.pool.graphs.set(self.pool.graphs.get() - 1);
+        // First, because what the leases let go may be the last of another pool, whose windows the
+        // graph still names.
         let graph = self.graph.take();
         let groups = std::mem::take(&mut self.groups);
         let kept = std::mem::take(&mut self.kept);
@@ -247,6 +239,16 @@ impl<B: Backend> Drop for Owned<B> {
             drop(groups);
             outcome
         });
+        for lease in self.leases.drain(..).chain(self.made.drain(..)) {
+            if let Err(error) = lease.end(&self.holder) {
+                rank.poison(&error);
+                rank.pool.reaper.report(Err(error));
+            }
+        }
+        for arena in self.pool.all_arenas() {
+            arena.remove_graph(self.number);
+        }
+        self.pool.graphs.set(self.pool.graphs.get() - 1);
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct GroupCore<B: Backend> {
     pub(crate) agreements: AtomicU64,
     /// A book of the ledger was closed, and its windows may still be there.
     closed_books: AtomicBool,
+    /// Held by whoever calls NCCL with the communicator: it takes one thread at a time.
+    calls: Mutex<()>,
     /// `None` only while the group is being dropped.
     comm: Option<B::Comm>,
     pub(crate) version: u32,
@@ -67,6 +69,7 @@ impl<B: Backend> GroupCore<B> {
             members,
             version: B::version(&comm),
             comm: Some(comm),
+            calls: Mutex::default(),
             split,
             agreements: AtomicU64::new(0),
             closed_books: AtomicBool::new(false),
@@ -102,6 +105,11 @@ impl<B: Backend> GroupCore<B> {
         tag == self.tag || tag == TypeId::of::<Dyn>()
     }
 
+    /// Keeps other threads from calling NCCL with the communicator.
+    pub(crate) fn calling(&self) -> MutexGuard<'_, ()> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn comm(&self) -> Result<&B::Comm> {
         self.comm.as_ref().ok_or_else(|| Error::Config {
             what: format!("{} is being dropped", self.label()).into(),
@@ -118,7 +126,10 @@ impl<B: Backend> GroupCore<B> {
         self.closed_books.store(true, Ordering::Relaxed);
         let world = Arc::clone(&self.world);
         world.pool.reaper.later(move || {
+            // Also of collectives that used it: their streams are the group's arena's.
+            let streams = [streams, self.arena.streams()].concat();
             let mut outcome = reaper::drain::<B>(&streams);
+            let _calling = self.calling();
             for (window, segment) in windows {
                 let gone = self
                     .comm()

@@ -42,6 +42,7 @@ fn register<B: Backend>(group: &GroupCore<B>, pending: Pending<B>, site: Site) -
     let Some(memory) = pending.segment.memory() else {
         return Ok(());
     };
+    let _calling = group.calling();
     let window = B::register(device, comm, memory).map_err(failed)?;
     if window.is_some() && group.symmetric_kernels.get().is_none() {
         let found = B::symmetric_kernels(device, comm, memory).map_err(failed)?;

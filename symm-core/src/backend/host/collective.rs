@@ -8,6 +8,7 @@ use super::header::{self, Header};
 use super::members::Members;
 use super::memory::Memory;
 use super::reduce::reduce;
+use super::window::InUse;
 use crate::backend::call::Op;
 use crate::error::{Error, Result};
 use crate::rendezvous::{Topic, Values};
@@ -22,6 +23,8 @@ pub(super) struct Part {
     /// Address and bytes of what is read, and of what is written.
     pub(super) send: (u64, u64),
     pub(super) recv: (u64, u64),
+    /// The windows that its operands lie in, until it is done.
+    pub(super) _windows: Vec<InUse>,
     pub(super) values: Option<Values>,
 }
 

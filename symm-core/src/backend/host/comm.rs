@@ -202,6 +202,7 @@ impl Comm {
             bytes: segment.bytes,
             bases: all.iter().map(|words| words[3]).collect(),
             on_segment: Arc::clone(&segment.windows),
+            in_use: Arc::default(),
         };
         segment.windows.fetch_add(1, Ordering::AcqRel);
         self.0.state().windows.insert(segment.base, window.clone());
@@ -209,9 +210,16 @@ impl Comm {
     }
 
     pub(super) fn deregister(&self, window: &Window) -> Result<()> {
-        self.0.check_idle("deregistered")?;
         let mut state = self.0.state();
         self.0.check_window(&state, window)?;
+        let busy = window.in_use.load(Ordering::Acquire);
+        if busy > 0 {
+            let detail = format!(
+                "window {} was deregistered while {busy} operands of collectives under way lie in it",
+                window.ordinal
+            );
+            return Err(self.0.violation(Rule::StaleWindow, detail));
+        }
         let mut in_graphs = state.in_graphs.iter().filter_map(Weak::upgrade);
         if in_graphs.any(|plan| plan.is_in(window.ordinal)) {
             let detail = format!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::collective::{Collective, Part};
 use super::comm::{Core, State};
 use super::header::{Header, Place};
+use super::window::InUse;
 use crate::backend::call::{Call, Op};
 use crate::error::{Error, Result, Rule};
 
@@ -189,6 +190,11 @@ impl Planned {
             members: meeting,
             send: (self.send.address, self.send.bytes),
             recv: (self.recv.address, self.recv.bytes),
+            _windows: self
+                .operands()
+                .filter(|operand| operand.place.is_some())
+                .filter_map(|operand| state.window_at(operand.address).map(InUse::of))
+                .collect(),
             values: None,
         }
     }

@@ -28,6 +28,25 @@ pub struct Window {
     /// Where the members have it.
     pub(super) bases: Arc<[u64]>,
     pub(super) on_segment: Arc<AtomicUsize>,
+    /// Collectives under way that have an operand in it.
+    pub(super) in_use: Arc<AtomicUsize>,
+}
+
+/// A collective under way uses a window.
+#[derive(Debug)]
+pub(super) struct InUse(Arc<AtomicUsize>);
+
+impl InUse {
+    pub(super) fn of(window: &Window) -> Self {
+        window.in_use.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(&window.in_use))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Segment {
