@@ -370,6 +370,29 @@ pub enum Error {
         /// What the library says about it.
         text: Box<str>,
     },
+    /// Something wrote past the end of a buffer: [`Config::redzones`](crate::Config::redzones) found
+    /// it when the buffer was freed.
+    #[error(
+        "rank {rank}: {changed} bytes behind a buffer of {bytes} bytes (arena {arena}, segment {segment}, offset {offset}) were overwritten, the \
+         first of them {first} bytes past its end: see which kernels use the buffer, or the one that follows it, and which sizes they are given; \
+         what lies behind the redzone may be wrong too"
+    )]
+    Redzone {
+        /// The rank.
+        rank: usize,
+        /// The arena.
+        arena: Box<str>,
+        /// Index of the segment in its arena.
+        segment: usize,
+        /// Where the buffer began in the segment.
+        offset: u64,
+        /// Bytes of the buffer.
+        bytes: u64,
+        /// Bytes from the buffer's end to the first that was overwritten; 0 is the very next one.
+        first: u64,
+        /// How many bytes were overwritten, up to the end of the buffer's block.
+        changed: u32,
+    },
     /// The host backend saw something that real hardware would do silently wrong.
     #[error("rank {rank}: {rule}: {detail}")]
     Violation {

@@ -73,7 +73,7 @@ pub trait Driver: Sized {
     /// Memory that can become a window: one `ncclMemAlloc`.
     type Segment: Debug + Send + Sync + 'static;
     /// Ordinary device memory, freed behind the work of its stream when dropped.
-    type Plain: Debug + 'static;
+    type Plain: Debug + Send + 'static;
     /// A communicator.
     type Comm: Debug + Send + Sync + 'static;
     /// A registered segment.
@@ -138,11 +138,11 @@ pub trait Driver: Sized {
     /// Both ranges are memory of the stream's device that stays allocated until the copy is done,
     /// and do not overlap.
     unsafe fn copy(stream: &Self::Stream, dst: u64, src: u64, bytes: u64) -> Result<()>;
-    /// Enqueues zeros.
+    /// Enqueues `bytes` bytes of this value.
     ///
     /// # Safety
     /// As for `copy`.
-    unsafe fn zero(stream: &Self::Stream, dst: u64, bytes: u64) -> Result<()>;
+    unsafe fn fill(stream: &Self::Stream, dst: u64, value: u8, bytes: u64) -> Result<()>;
 
     /// A fence for the buffer at `addr`, behind all work that is on `owner` now.
     ///

@@ -23,6 +23,7 @@ pub(crate) struct Holder<B: Backend> {
     fences: RefCell<Vec<Rc<B::Fence>>>,
     /// Whether one of the two holds anything.
     waits: Cell<bool>,
+    launches: Cell<u64>,
     /// Graphs on other streams that use some of the same memory.
     peers: RefCell<Vec<Weak<Holder<B>>>>,
 }
@@ -35,7 +36,13 @@ impl<B: Backend> Holder<B> {
             fences: RefCell::default(),
             waits: Cell::new(false),
             peers: RefCell::default(),
+            launches: Cell::new(0),
         })
+    }
+
+    /// Launches so far.
+    pub(crate) fn launches(&self) -> u64 {
+        self.launches.get()
     }
 
     /// The graph is gone, and comes after nothing.
@@ -80,6 +87,7 @@ impl<B: Backend> Holder<B> {
         // pool's arenas, which live as long as the graph, and what it was told to keep; with its
         // groups it keeps their communicators and windows.
         unsafe { B::launch_graph(device, graph, &self.stream) }?;
+        self.launches.set(self.launches.get() + 1);
         for peer in self.peers.borrow().iter().filter_map(Weak::upgrade) {
             peer.launch_after(&self.stream);
         }

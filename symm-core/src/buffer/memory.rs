@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::lease::Lease;
+use super::lease::{Holder, Lease};
+use super::redzone::{Redzone, Zone};
 use crate::StaysOnItsThread;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
@@ -41,6 +42,7 @@ pub(crate) struct Owned<B: Backend> {
     stream: B::Stream,
     /// Made at the first use on another stream, or by a kernel.
     fence: OnceCell<Rc<B::Fence>>,
+    redzone: Option<Box<Redzone<B>>>,
 }
 
 #[derive(Debug)]
@@ -89,7 +91,7 @@ impl<B: Backend> Memory<B> {
             group: Arc::clone(group),
             block,
         };
-        Ok(Self::new(block.addr, bytes, home, stream))
+        Self::new(block.addr, bytes, home, stream).with_redzone(None)
     }
 
     /// Ordinary memory; in a capture, of the graph pool's private arena.
@@ -149,12 +151,26 @@ impl<B: Backend> Memory<B> {
             home,
             stream,
             fence: OnceCell::new(),
+            redzone: None,
         };
         Self {
             owned: ManuallyDrop::new(owned),
             lease: OnceCell::new(),
             _thread: PhantomData,
         }
+    }
+
+    /// Puts a redzone behind a block of an arena, if they are on. `graph` is the one whose launches
+    /// fill it.
+    pub(crate) fn with_redzone(mut self, graph: Option<&Rc<Holder<B>>>) -> Result<Self> {
+        if self.rank().pool.redzones.is_none() {
+            return Ok(self);
+        }
+        if let Some(zone) = self.owned.zone() {
+            self.on_stream(Access::Write, |stream| zone.fill::<B>(stream))?;
+            self.owned.redzone = Some(Redzone::new(zone, graph));
+        }
+        Ok(self)
     }
 
     pub(crate) fn addr(&self) -> u64 {
@@ -318,7 +334,7 @@ impl<B: Backend> Memory<B> {
         // SAFETY: the range lies inside this memory, which is given back only behind the work of
         // its streams.
         self.on_stream(Access::Write, |stream| unsafe {
-            B::zero(stream, self.addr() + offset, bytes)
+            B::fill(stream, self.addr() + offset, 0, bytes)
         })
     }
 
@@ -354,6 +370,21 @@ impl<B: Backend> Owned<B> {
         self.addr
     }
 
+    fn zone(&self) -> Option<Zone> {
+        let (arena, block) = match &self.home {
+            Home::Block { group, block } => (group.arena.name().into(), *block),
+            Home::Graph { arena, block, .. } => {
+                (format!("{} of a graph pool", arena.name()), block.block)
+            }
+            Home::Plain { .. } => return None,
+        };
+        Some(Zone {
+            arena: arena.into(),
+            block,
+            buffer: self.bytes,
+        })
+    }
+
     /// Gives the memory back behind the work on `streams`.
     pub(crate) fn free_behind(self, streams: &[B::Stream]) -> Result<()> {
         let others = streams
@@ -386,6 +417,9 @@ impl<B: Backend> Drop for Owned<B> {
                 // Nobody else may ever ask: the world's end reports it.
                 self.rank().pool.reaper.report(Err(error));
             }
+        }
+        if let Some(redzone) = self.redzone.take() {
+            redzone.check(self.rank(), &self.stream);
         }
         match &mut self.home {
             Home::Block { group, block } => group.arena.release(block, &self.stream),

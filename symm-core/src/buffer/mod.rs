@@ -9,6 +9,7 @@ pub(crate) mod lease;
 pub(crate) mod memory;
 pub(crate) mod operand;
 pub(crate) mod plain;
+pub(crate) mod redzone;
 mod symm;
 mod view;
 

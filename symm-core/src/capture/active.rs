@@ -16,6 +16,7 @@ use crate::backend::driver::Access;
 use crate::backend::{Backend, defects};
 use crate::buffer::lease::{Holder, Lease};
 use crate::buffer::memory::{Memory, Owned};
+use crate::buffer::redzone::Copies;
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 use crate::group::world::Rank;
@@ -59,6 +60,8 @@ pub(crate) struct Found<B: Backend> {
     /// For each call the group's number, and what ranks compare.
     pub(crate) compared: Vec<(u64, [u64; 4])>,
     pub(crate) kept: Vec<Box<dyn Any + Send>>,
+    /// Of blocks that were freed in the capture.
+    pub(crate) redzones: Copies<B>,
     /// The first thing that makes the capture worthless.
     failed: Option<Error>,
 }
@@ -88,6 +91,7 @@ impl<B: Backend> Active<B> {
                 calls: Vec::new(),
                 compared: Vec::new(),
                 kept: Vec::new(),
+                redzones: Copies::default(),
                 failed: None,
             }),
         })
@@ -147,7 +151,8 @@ impl<B: Backend> Active<B> {
             }
             arena.touch(group, segment);
         }
-        let memory = Memory::of_graphs(&arena, group, block, bytes, stream);
+        let graph = (self.pass == Pass::Capture).then_some(&self.holder);
+        let memory = Memory::of_graphs(&arena, group, block, bytes, stream).with_redzone(graph)?;
         let made = (Rc::clone(memory.lease()), block.block.bytes);
         self.found.borrow_mut().made.push(made);
         Ok(memory)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use super::layout::{Layout, Life, Step, block_bytes, shortfall};
+use super::layout::{Layout, Life, Step, shortfall};
 use super::need::{Expected, Log};
 use super::order::Order;
 use super::stats::GraphArenaStats;
@@ -105,6 +105,10 @@ impl<B: Backend> GraphArena<B> {
         self.id
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn rank(&self) -> &Arc<Rank<B>> {
         &self.rank
     }
@@ -194,10 +198,7 @@ impl<B: Backend> GraphArena<B> {
         miss: Miss,
         site: Site,
     ) -> Result<GraphBlock> {
-        let bytes = block_bytes(bytes).ok_or(Error::TooLarge {
-            elements: bytes as usize,
-            bytes_each: 1,
-        })?;
+        let bytes = self.rank.pool.config.block_bytes(bytes)?;
         let mut state = self.state.borrow_mut();
         let expected = state.pass.as_mut().map(|pass| pass.expected.next(bytes));
         let life = expected.unwrap_or(Life::Unknown);

@@ -1,7 +1,6 @@
 //! A graph, which owns what its captured work uses.
 
 use std::any::Any;
-use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use super::stats::{CapturedCall, GraphStats};
 use crate::Cuda;
 use crate::backend::Backend;
 use crate::buffer::lease::{Holder, Lease};
+use crate::buffer::redzone::Copies;
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 
@@ -72,7 +72,7 @@ pub(crate) struct Owned<B: Backend> {
     groups: Vec<Arc<GroupCore<B>>>,
     kept: Vec<Box<dyn Any + Send>>,
     calls: Vec<CapturedCall>,
-    launches: Cell<u64>,
+    redzones: Copies<B>,
 }
 
 impl<O, B: Backend> Graph<O, B> {
@@ -99,7 +99,6 @@ impl<O, B: Backend> Graph<O, B> {
         if let Some(graph) = &owned.graph {
             owned.holder.launch(&rank.device, graph)?;
         }
-        owned.launches.set(owned.launches.get() + 1);
         Ok(())
     }
 
@@ -152,7 +151,7 @@ impl<O, B: Backend> Graph<O, B> {
             calls: owned.calls.clone(),
             leases: owned.leases.len(),
             owned_bytes: owned.made_bytes,
-            launches: owned.launches.get(),
+            launches: owned.holder.launches(),
         }
     }
 }
@@ -188,7 +187,7 @@ impl<B: Backend> GraphCore<B> {
                 groups: std::mem::take(&mut found.groups),
                 kept: std::mem::take(&mut found.kept),
                 calls: std::mem::take(&mut found.calls),
-                launches: Cell::new(0),
+                redzones: std::mem::take(&mut found.redzones),
             }),
         }
     }
@@ -225,11 +224,12 @@ impl<B: Backend> Drop for Owned<B> {
         let groups = std::mem::take(&mut self.groups);
         let kept = std::mem::take(&mut self.kept);
         let stream = self.holder.stream.clone();
-        let launched = self.launches.get() > 0;
+        let launched = self.holder.launches() > 0;
+        let (redzones, of) = (std::mem::take(&mut self.redzones), Arc::clone(&rank));
         let device = Arc::clone(&rank.device);
         rank.pool.reaper.later(move || {
             let mut outcome = match launched {
-                true => B::synchronize(&stream),
+                true => B::synchronize(&stream).and_then(|()| redzones.check(&of)),
                 false => Ok(()),
             };
             if let Some(graph) = graph {
@@ -254,7 +254,11 @@ impl<B: Backend> Drop for Owned<B> {
 
 impl<O: fmt::Debug, B: Backend> fmt::Debug for Graph<O, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let launches = self.core.owned.as_ref().map(|owned| owned.launches.get());
+        let launches = self
+            .core
+            .owned
+            .as_ref()
+            .map(|owned| owned.holder.launches());
         f.debug_struct("Graph")
             .field("output", &self.output)
             .field("launches", &launches)

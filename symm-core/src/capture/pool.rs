@@ -264,7 +264,8 @@ impl<B: Backend> PoolState<B> {
                 primed.check_kept(log, site)?;
             }
             let steps: Vec<Step> = part.steps();
-            let segments = arena.make_room(part.bytes, &steps)?;
+            let room = self.rank.pool.config.room(part.bytes);
+            let segments = arena.make_room(room, &steps)?;
             added.push((arena, segments));
             Ok(())
         };

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use super::env::Launch;
+use super::env::{self, Launch};
 use super::world::World;
 use crate::Cuda;
 use crate::backend::Backend;
@@ -36,6 +36,8 @@ const TEARDOWN: Duration = Duration::from_secs(60);
 #[must_use]
 pub struct Config<B: Backend = Cuda> {
     pub(crate) pool: PoolConfig,
+    /// `None`: as the environment says.
+    redzones: Option<bool>,
     pub(crate) deadline: Duration,
     pub(crate) options: B::Options,
 }
@@ -46,9 +48,11 @@ impl<B: Backend> Default for Config<B> {
             first_segment: 8 << 20,
             segment_cap: 1 << 30,
             budget: u64::MAX,
+            redzones: false,
         };
         Self {
             pool,
+            redzones: None,
             deadline: Duration::from_secs(600),
             options: B::Options::default(),
         }
@@ -73,6 +77,57 @@ impl<B: Backend> Config<B> {
     pub fn budget(mut self, bytes: u64) -> Self {
         self.pool.budget = bytes;
         self
+    }
+
+    /// Puts a redzone behind every buffer in an arena, also in graph pools: a granule (512 bytes) with
+    /// a pattern, which is looked at when the buffer is freed. A kernel that wrote past the end of a
+    /// buffer is then [`Error::Redzone`], at the rank's next call or at the world's end.
+    /// `compute-sanitizer` cannot find that: to CUDA, a segment with all its buffers is one
+    /// allocation.
+    ///
+    /// For tests and for the hunt of bugs, in any build: a buffer costs a small write, a copy and an
+    /// allocation more, and room that is reserved in bytes is doubled. Where this is not called,
+    /// `SYMM_REDZONES=1` in the environment switches redzones on. **The same on all ranks**, because
+    /// they change where buffers lie; ranks that differ learn it when they split their world
+    /// ([`Error::RanksDiffer`]).
+    ///
+    /// What is written in a graph is found when the graph is dropped, or the buffer if it outlives
+    /// the capture; each launch renews the patterns, so what is found is the last launch's.
+    ///
+    /// ```
+    /// use symm_core::{Config, Error, Host, World, groups, symm};
+    /// groups! { pub Tp = "tp"; }
+    ///
+    /// let outcome = Config::<Host>::default().redzones(true).run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let x = symm!(group = tp, { tp.zeros::<f32>(100)? })?;
+    ///     // On a GPU, this is where a kernel would write x[100]. The host backend refuses that.
+    ///     assert_eq!(world.pool().stats().live_bytes(), 512 + 512);
+    ///     Ok(())
+    /// });
+    /// match outcome {
+    ///     Ok(_) => println!("nobody wrote past the end of x"),
+    ///     Err(Error::Redzone { rank, arena, bytes, first, .. }) => {
+    ///         println!("rank {rank}, {arena}: {first} bytes behind a buffer of {bytes}")
+    ///     }
+    ///     Err(error) => println!("{error}"),
+    /// }
+    /// ```
+    pub fn redzones(mut self, on: bool) -> Self {
+        self.redzones = Some(on);
+        self
+    }
+
+    /// The pool's settings, with what the environment says.
+    pub(crate) fn of_pool(&self) -> Result<PoolConfig> {
+        let redzones = match self.redzones {
+            Some(on) => on,
+            None => env::redzones(|name| std::env::var_os(name))?,
+        };
+        Ok(PoolConfig {
+            redzones,
+            ..self.pool.clone()
+        })
     }
 
     /// How long a rank waits for live peers at an agreed point. 10 minutes by default: peers may be
@@ -224,9 +279,12 @@ impl<B: Backend> Config<B> {
     ) -> Result<R, E> {
         let (rank, rendezvous) = (seat.rank, Arc::clone(&seat.rendezvous));
         let failed = |error: &dyn fmt::Display| {
-            // Before the peers hear of it, and fail in turn.
-            let _ = first.set(rank);
             rendezvous.fail(&error.to_string());
+            // Not always this one: also a rank's device, or its reaper, may be the first to fail.
+            let _ = first.set(match rendezvous.failure() {
+                Some(Error::PeerFailed { rank, .. }) => rank,
+                _ => rank,
+            });
         };
         let world = World::open(seat, self).inspect_err(|error| failed(error))?;
         let progress = world.progress();

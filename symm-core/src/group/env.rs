@@ -81,6 +81,16 @@ impl Launch {
     }
 }
 
+/// Whether `SYMM_REDZONES` asks for redzones.
+pub(crate) fn redzones(read: impl Fn(&str) -> Option<OsString>) -> Result<bool> {
+    const NAME: &str = "SYMM_REDZONES";
+    match read(NAME).as_ref().map(|value| value.to_str()) {
+        None | Some(Some("" | "0")) => Ok(false),
+        Some(Some("1")) => Ok(true),
+        Some(_) => Err(environment(NAME, "is neither 0 nor 1")),
+    }
+}
+
 fn missing(name: &'static str) -> Error {
     environment(
         name,
@@ -140,6 +150,13 @@ mod tests {
                 .map(|launch| launch.port),
             Some(29501)
         );
+    }
+
+    #[test]
+    fn redzones_are_on_or_off() {
+        let read = |value: Option<&str>| redzones(|_| value.map(OsString::from)).ok();
+        assert_eq!([None, Some("0"), Some("")].map(read), [Some(false); 3]);
+        assert_eq!([Some("1"), Some("yes")].map(read), [Some(true), None]);
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl<B: Backend> World<B> {
     /// Takes this rank's seat. All ranks of the world do so at the same time.
     pub(crate) fn open(seat: Seat, config: &Config<B>) -> Result<Self> {
         let device = Arc::new(B::open(&seat, &config.options)?);
-        let pool = PoolCore::new(seat.rank, Arc::clone(&device), config.pool.clone())?;
+        let pool = PoolCore::new(seat.rank, Arc::clone(&device), config.of_pool()?)?;
         let stream = B::new_stream(&device)?;
         let comm = B::connect(&device, &seat)?;
         let rank = Arc::new(Rank {
@@ -292,10 +292,16 @@ impl<B: Backend> World<B> {
             .unwrap_or_else(PoisonError::into_inner);
         let step = *splits;
         *splits += 1;
+        // Ranks of which only some have redzones would place their blocks differently.
+        let zones = if self.rank.pool.config.redzones {
+            " with redzones"
+        } else {
+            ""
+        };
         let split = self.agree(
             step,
             &Intent {
-                name: format!("{name}/{}", G::ARENA.unwrap_or_default()),
+                name: format!("{name}/{}{zones}", G::ARENA.unwrap_or_default()),
                 color: color as u64,
                 key: key as u64,
             },

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::PoolCore;
-use super::placement::{GRANULE, Placement, Position};
+use super::placement::{Placement, Position};
 use super::segment::Segment;
 use super::stats::ArenaStats;
 use super::streams::StreamTable;
@@ -29,7 +29,7 @@ impl ArenaId {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
     pub(crate) position: Position,
-    /// Bytes, a multiple of [`GRANULE`].
+    /// Bytes, a multiple of [`GRANULE`](super::placement::GRANULE); its redzone is part of them.
     pub(crate) bytes: u64,
     /// Its address on this rank's device.
     pub(crate) addr: u64,
@@ -87,13 +87,7 @@ impl<B: Backend> Arena<B> {
     /// A block of at least `bytes` for use on `stream`, and the segment it lies in. Grows the arena
     /// if it has to.
     pub(crate) fn allocate(&self, bytes: u64, stream: &B::Stream) -> Result<Block> {
-        let bytes = bytes
-            .max(1)
-            .checked_next_multiple_of(GRANULE)
-            .ok_or(Error::TooLarge {
-                elements: bytes as usize,
-                bytes_each: 1,
-            })?;
+        let bytes = self.pool.config.block_bytes(bytes)?;
         let mut state = self.state();
         let (position, streams) = match state.placement.take(bytes) {
             Some(found) => found,
@@ -136,7 +130,7 @@ impl<B: Backend> Arena<B> {
     /// Adds one segment of at least `bytes`, and says which.
     pub(crate) fn reserve(&self, bytes: u64) -> Result<usize> {
         let mut state = self.state();
-        self.grow(&mut state, bytes)?;
+        self.grow(&mut state, self.pool.config.room(bytes))?;
         Ok(state.segments.len() - 1)
     }
 

@@ -16,6 +16,7 @@ pub use placement::Position;
 pub use stats::{ArenaStats, PoolStats};
 
 use self::arena::Arena;
+use self::placement::GRANULE;
 use self::reaper::Reaper;
 use crate::backend::Backend;
 use crate::buffer::Buf;
@@ -36,9 +37,32 @@ pub(crate) struct PoolConfig {
     pub(crate) segment_cap: u64,
     /// The most bytes that all segments may take.
     pub(crate) budget: u64,
+    /// Whether every block ends with a redzone; see `buffer::redzone`.
+    pub(crate) redzones: bool,
 }
 
 impl PoolConfig {
+    /// Bytes of a block for a buffer of `bytes`.
+    pub(crate) fn block_bytes(&self, bytes: u64) -> Result<u64> {
+        let zone = if self.redzones { GRANULE } else { 0 };
+        let block = bytes.max(1).checked_next_multiple_of(GRANULE);
+        block
+            .and_then(|block| block.checked_add(zone))
+            .ok_or(Error::TooLarge {
+                elements: bytes as usize,
+                bytes_each: 1,
+            })
+    }
+
+    /// Room for `bytes` that were reserved: what fits without redzones fits with them, since a block
+    /// has no fewer bytes than its zone.
+    pub(crate) fn room(&self, bytes: u64) -> u64 {
+        match self.redzones {
+            true => bytes.saturating_mul(2),
+            false => bytes,
+        }
+    }
+
     /// Bytes of the `index`-th segment of an arena, made for an allocation of `bytes`: segments
     /// double from the first size to the cap, or hold one allocation that is larger. A function of
     /// the arena's history.
@@ -82,6 +106,9 @@ pub(crate) struct PoolCore<B: Backend> {
     pub(crate) device: Arc<B::Device>,
     pub(crate) config: PoolConfig,
     pub(crate) reaper: Reaper,
+    /// Where copies of redzones are read back, if there are any: a stream that nobody else uses, so
+    /// that reading waits for nothing. Allocation and free ask this whether redzones are on.
+    pub(crate) redzones: Option<B::Stream>,
     pub(crate) reserved: AtomicU64,
     pub(crate) segments: AtomicUsize,
     pub(crate) plain: AtomicU64,
@@ -96,11 +123,13 @@ impl<B: Backend> PoolCore<B> {
         config: PoolConfig,
     ) -> Result<Arc<Self>> {
         config.validate()?;
+        let redzones = config.redzones.then(|| B::new_stream(&device));
         Ok(Arc::new(Self {
             rank,
             device,
             config,
             reaper: Reaper::start(rank)?,
+            redzones: redzones.transpose()?,
             reserved: AtomicU64::new(0),
             segments: AtomicUsize::new(0),
             plain: AtomicU64::new(0),

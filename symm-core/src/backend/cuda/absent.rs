@@ -81,7 +81,7 @@ impl Driver for Cuda {
         #[requires] fn upload(stream: &Never, u64, &[u8]) -> Result<()>;
         #[requires] fn download(stream: &Never, u64, &mut [u8]) -> Result<()>;
         #[requires] fn copy(stream: &Never, u64, u64, u64) -> Result<()>;
-        #[requires] fn zero(stream: &Never, u64, u64) -> Result<()>;
+        #[requires] fn fill(stream: &Never, u64, u8, u64) -> Result<()>;
         #[requires] fn fence(owner: &Never, u64, u64) -> Result<Never>;
         fn fence_before(fence: &Never, &Never, Access) -> Result<()>;
         fn fence_after(fence: &Never, &Never, Access) -> Result<()>;

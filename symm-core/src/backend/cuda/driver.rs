@@ -101,9 +101,9 @@ impl Driver for Cuda {
         unsafe { memory::copy(stream, dst, src, bytes) }
     }
 
-    unsafe fn zero(stream: &Self::Stream, dst: u64, bytes: u64) -> Result<()> {
+    unsafe fn fill(stream: &Self::Stream, dst: u64, value: u8, bytes: u64) -> Result<()> {
         // SAFETY: as above.
-        unsafe { memory::zero(stream, dst, bytes) }
+        unsafe { memory::fill(stream, dst, value, bytes) }
     }
 
     unsafe fn fence(owner: &Self::Stream, addr: u64, bytes: u64) -> Result<Fence> {

@@ -90,6 +90,8 @@ pub(super) fn free_segment(device: &Device, segment: Segment) -> Result<()> {
 
 impl Plain {
     pub(super) fn alloc(stream: &Arc<CudaStream>, bytes: u64) -> Result<Self> {
+        // A capture on this thread may refuse it on other streams than its own, too.
+        let _relaxed = Relaxed::if_strict_on(stream)?;
         // SAFETY: bytes of any value are valid bytes.
         let memory =
             unsafe { stream.alloc::<u8>(bytes as usize) }.map_err(|error| match error.0 {
@@ -216,10 +218,10 @@ pub(super) unsafe fn copy(stream: &CudaStream, dst: u64, src: u64, bytes: u64) -
 }
 
 /// # Safety
-/// As for `Driver::zero`.
-pub(super) unsafe fn zero(stream: &CudaStream, dst: u64, bytes: u64) -> Result<()> {
+/// As for `Driver::fill`.
+pub(super) unsafe fn fill(stream: &CudaStream, dst: u64, value: u8, bytes: u64) -> Result<()> {
     // SAFETY: the caller vouches for the range.
     on(stream, "cuMemsetD8Async", || unsafe {
-        result::memset_d8_async(dst, 0, bytes as usize, stream.cu_stream())
+        result::memset_d8_async(dst, value, bytes as usize, stream.cu_stream())
     })
 }

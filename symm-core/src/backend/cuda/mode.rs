@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
-use cudarc::driver::sys;
+use cudarc::driver::{CudaStream, DriverError, sys};
 
-use super::device::Device;
+use super::device::{Device, stream_error};
 use crate::StaysOnItsThread;
 use crate::capture::CaptureMode;
 use crate::error::Result;
@@ -49,12 +49,14 @@ pub(super) struct Relaxed(sys::CUstreamCaptureMode, PhantomData<StaysOnItsThread
 
 impl Relaxed {
     pub(super) fn enter(device: &Device) -> Result<Self> {
+        Self::exchange().map_err(|error| device.error(EXCHANGE, error))
+    }
+
+    fn exchange() -> Result<Self, DriverError> {
         let mut mode = raw(CaptureMode::Relaxed);
         // SAFETY: the pointer is to a live variable, which gets the thread's former mode.
         let exchanged = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
-        exchanged
-            .result()
-            .map_err(|error| device.error("cuThreadExchangeStreamCaptureMode", error))?;
+        exchanged.result()?;
         Ok(Self(mode, PhantomData))
     }
 
@@ -65,7 +67,19 @@ impl Relaxed {
             _ => Self::enter(device).map(Some),
         }
     }
+
+    /// The same for calls that know a stream alone.
+    pub(super) fn if_strict_on(stream: &CudaStream) -> Result<Option<Self>> {
+        match STRICT.get() {
+            0 => Ok(None),
+            _ => Self::exchange()
+                .map(Some)
+                .map_err(|error| stream_error(stream, EXCHANGE, error)),
+        }
+    }
 }
+
+const EXCHANGE: &str = "cuThreadExchangeStreamCaptureMode";
 
 impl Drop for Relaxed {
     fn drop(&mut self) {

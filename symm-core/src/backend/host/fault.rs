@@ -116,7 +116,7 @@ calls! {
     Download = "download",
     /// Copying on the device.
     Copy = "copy",
-    /// Writing zeros.
+    /// Writing zeros, or another byte again and again.
     Zero = "zero",
     /// Making a fence, or ordering a stream by one.
     Fence = "fence",

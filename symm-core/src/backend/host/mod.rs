@@ -199,12 +199,12 @@ impl Driver for Host {
         })
     }
 
-    unsafe fn zero(stream: &HostStream, dst: u64, bytes: u64) -> Result<()> {
+    unsafe fn fill(stream: &HostStream, dst: u64, value: u8, bytes: u64) -> Result<()> {
         enter_on(stream, CallKind::Zero)?;
         stream.push(Step::Run {
-            label: "zero",
+            label: if value == 0 { "zero" } else { "fill" },
             kernel: Arc::new(move |memory| {
-                memory.bytes_mut(dst, bytes)?.fill(0);
+                memory.bytes_mut(dst, bytes)?.fill(value);
                 Ok(())
             }),
         })

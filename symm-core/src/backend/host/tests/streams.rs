@@ -35,7 +35,7 @@ fn fences_order_readers_and_writers() {
             Host::fence_after(&fence, &b, Access::Read)?;
             Host::fence_before(&fence, a, Access::Write)?;
             // SAFETY: as above.
-            unsafe { Host::zero(a, from.base(), 8) }?;
+            unsafe { Host::fill(a, from.base(), 0, 8) }?;
             Host::fence_after(&fence, a, Access::Write)?;
             Host::synchronize(a)?;
             rank.read(&b, to.base(), 8)
