@@ -309,6 +309,9 @@ mod tests {
         for fails in [false, true] {
             for results in both(3, |end| {
                 let all: Arc<[usize]> = [0, 1, 2].into();
+                // Nobody fails before all are there: joining would meet the failure first.
+                let joined = end.exchange(topic(1), &all, vec![], "the start", SOON);
+                joined.expect("all are there");
                 if end.rank() == 1 {
                     if fails {
                         end.fail("out of luck");

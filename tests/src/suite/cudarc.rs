@@ -7,7 +7,7 @@ use symm_core::cuda::cudarc::driver::{CudaSlice, CudaStream, DriverError};
 use symm_core::{Cuda, Error, Group, Path, Reason, ReduceOp, World, plain, plain_mut, symm};
 
 use super::data::{elements, reduced, summands};
-use super::{Case, Cp, Failure, Outcome, Tp, settles};
+use super::{Case, Cp, Failure, Outcome, Tp, cudarc_graphs, settles};
 
 /// Cases for GPUs alone.
 pub fn cases() -> Vec<Case<Cuda>> {
@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case<Cuda>> {
             vec![$(Case::new(module_path!(), stringify!($name), 2, $name)),*]
         };
     }
-    on_cuda![
+    let mut cases = on_cuda![
         slices_take_part_in_collectives,
         parts_of_slices_take_part,
         slices_are_ordered_with_their_streams,
@@ -24,7 +24,9 @@ pub fn cases() -> Vec<Case<Cuda>> {
         copies_on_other_streams_are_ordered,
         lengths_are_checked_for_slices,
         raw_communicators_make_groups,
-    ]
+    ];
+    cases.extend(cudarc_graphs::cases());
+    cases
 }
 
 impl From<DriverError> for Failure {

@@ -22,20 +22,34 @@ mod ranks;
 
 mod batch;
 mod buffers;
+mod capture_errors;
+mod capture_exits;
+mod capture_peers;
+mod captures;
 mod collectives;
 #[cfg(feature = "cuda")]
 mod cudarc;
+#[cfg(feature = "cuda")]
+mod cudarc_graphs;
 mod errors;
+mod graph_drops;
 mod groups;
+mod leases;
 mod macros;
 mod paths;
 mod pool;
 mod programs;
+mod redirection;
 mod registration;
+mod replay_streams;
+mod replays;
 mod scopes;
+mod sharing;
+mod steps;
 mod streams;
 mod teardown;
 mod types;
+mod versions;
 mod views;
 
 pub use check::{Failure, Outcome};
@@ -101,6 +115,21 @@ impl<B: Backend> Case<B> {
     }
 }
 
+/// The concepts that are about captures and graphs.
+pub const GRAPHS: [&str; 11] = [
+    "redirection",
+    "captures",
+    "capture_exits",
+    "capture_errors",
+    "capture_peers",
+    "leases",
+    "graph_drops",
+    "sharing",
+    "replays",
+    "replay_streams",
+    "versions",
+];
+
 /// All cases, by concept.
 pub fn cases<B: Backend>() -> Vec<Case<B>> {
     let concepts = [
@@ -119,6 +148,17 @@ pub fn cases<B: Backend>() -> Vec<Case<B>> {
         errors::cases(),
         programs::cases(),
         teardown::cases(),
+        redirection::cases(),
+        captures::cases(),
+        capture_exits::cases(),
+        capture_errors::cases(),
+        capture_peers::cases(),
+        leases::cases(),
+        graph_drops::cases(),
+        sharing::cases(),
+        replays::cases(),
+        replay_streams::cases(),
+        versions::cases(),
     ];
     concepts.into_iter().flatten().collect()
 }

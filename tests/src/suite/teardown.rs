@@ -1,7 +1,7 @@
 //! Teardown: in any order, without a leak and without a hang. That memory comes back is checked
 //! behind every case; here for each order.
 
-use symm_core::{Backend, Group, ReduceOp, Result, SymmBuf, World, plain_mut, symm};
+use symm_core::{Backend, GraphPool, Group, ReduceOp, Result, SymmBuf, World, plain_mut, symm};
 
 use super::data::elements;
 use super::{Case, Cp, Left, Outcome, Right, Tp, settles};
@@ -195,15 +195,37 @@ pub fn farewell<B: Backend>(world: World<B>) -> Outcome {
     let tp = world.split::<Tp>(0, 0)?;
     let mut ordinary = world.pool().from_slice(&[5i32; 9])?;
     let (rank, side) = (world.rank(), world.new_stream()?);
+    let graphs = GraphPool::new(world.pool());
+    let mut summand = symm!(group = tp, { tp.zeros::<i32>(100)? })?;
+    let mut graph = graphs.capture(&side, |_| -> Result<_> {
+        let mut sum = symm!(group = tp, { tp.empty::<i32>(100)? })?;
+        tp.all_reduce(&summand, &mut sum, ReduceOp::Sum)?;
+        Ok(sum)
+    })?;
     let on_side = world.on_stream(&side)?;
-    drop(world);
+    drop((world, graphs));
     on_side.end()?;
+    summand.copy_from_slice(&[7; 100])?;
+    graph.launch()?;
+    let sum = graph.output().to_vec()?;
+    ensure_same!(
+        sum,
+        [7 * tp.size() as i32; 100],
+        "a graph without its world"
+    );
     let mut x = used(&tp)?;
     tp.all_reduce_in_place(plain_mut(&mut ordinary), ReduceOp::Max)?;
     ensure_same!(ordinary.to_vec()?, [5; 9], "ordinary memory");
     let ranks = tp.size() as i32;
     ensure_eq!(tp.members()[tp.rank()], rank);
     drop(tp);
+    graph.launch()?;
+    ensure_same!(
+        graph.output().to_vec()?,
+        [7 * ranks; 100],
+        "without its group"
+    );
+    drop((summand, graph));
     x.view_mut(0..1)?.fill_zero()?;
     let expected: Vec<i32> = std::iter::once(0)
         .chain(std::iter::repeat_n(ranks, 999))

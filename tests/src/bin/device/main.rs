@@ -20,6 +20,8 @@ mod parent;
 mod plan;
 #[cfg(feature = "cuda")]
 mod prove;
+#[cfg(feature = "cuda")]
+mod prove_graphs;
 mod worker;
 
 use std::process::ExitCode;

@@ -15,7 +15,7 @@ use symm_core::{
 };
 use symm_tests::suite::{Case, Failure, Outcome};
 
-groups! { Tp = "tp"; }
+groups! { pub(crate) Tp = "tp"; }
 
 /// One case for each kind of call.
 pub(crate) fn cases() -> Vec<Case<Cuda>> {
@@ -37,21 +37,28 @@ pub(crate) fn cases() -> Vec<Case<Cuda>> {
         batches,
         switched_off,
     ]
+    .into_iter()
+    .chain(crate::prove_graphs::cases())
+    .collect()
 }
 
+/// What a call is expected to be.
+pub(crate) const SYMMETRIC: bool = true;
+pub(crate) const PLAIN: bool = false;
+
 /// Bytes of one rank's operand.
-const SIZES: [usize; 4] = [1 << 10, 64 << 10, 1 << 20, 16 << 20];
+pub(crate) const SIZES: [usize; 4] = [1 << 10, 64 << 10, 1 << 20, 16 << 20];
 
 /// A group, and a stream on which everything happens: work of other streams cannot be waited for in
 /// a capture.
-struct Bench<'a> {
-    tp: Group<Tp, Cuda>,
-    stream: &'a Arc<CudaStream>,
-    rank: usize,
+pub(crate) struct Bench<'a> {
+    pub(crate) tp: Group<Tp, Cuda>,
+    pub(crate) stream: &'a Arc<CudaStream>,
+    pub(crate) rank: usize,
 }
 
 impl Bench<'_> {
-    fn with(world: &World<Cuda>, body: impl FnOnce(&Bench<'_>) -> Outcome) -> Outcome {
+    pub(crate) fn with(world: &World<Cuda>, body: impl FnOnce(&Bench<'_>) -> Outcome) -> Outcome {
         let stream = world.stream();
         body(&Bench {
             tp: world.split(0, 0)?,
@@ -61,7 +68,7 @@ impl Bench<'_> {
     }
 
     /// Buffers of so many elements each.
-    fn buffers<T: Element, const N: usize>(
+    pub(crate) fn buffers<T: Element, const N: usize>(
         &self,
         lens: [usize; N],
     ) -> Result<[SymmBuf<T, Tp, Cuda>; N]> {
@@ -99,50 +106,43 @@ impl Bench<'_> {
                 kernels.join(" ")
             );
         }
-        // From 2.29.2 on NCCL has symmetric LL kernels that need no window, for small messages.
-        let windowless = |name: &str| path == Path::Plain(Reason::Foreign) && name.contains("LL");
-        let is_symmetric = |name: &String| {
-            let symmetric =
-                name.starts_with("ncclSymkDevKernel") || name.starts_with("ncclSymDevKernel");
-            symmetric && !windowless(name)
-        };
-        let ran_symmetric = kernels.iter().any(is_symmetric);
-        match ran_symmetric == (path == Path::Symmetric) {
-            true => Ok(path),
+        agree(what, bytes, path, &kernels).map(|()| path)
+    }
+
+    /// The same for a call of which it is known whether it is symmetric.
+    #[track_caller]
+    fn expect<R: AsPath>(
+        &self,
+        symmetric: bool,
+        what: &str,
+        bytes: usize,
+        call: impl FnMut() -> Result<R>,
+    ) -> Outcome {
+        let path = self.prove(what, bytes, call)?;
+        match symmetric == (path == Path::Symmetric) {
+            true => Ok(()),
             false => Err(Failure::new(format!(
-                "{what} of {bytes} bytes reports `{path}`, but its kernels are {kernels:?}"
+                "{what} of {bytes} bytes is {path}, which it must not be"
             ))),
         }
     }
+}
 
-    /// The same for a call that has to be symmetric.
-    #[track_caller]
-    fn symmetric<R: AsPath>(
-        &self,
-        what: &str,
-        bytes: usize,
-        call: impl FnMut() -> Result<R>,
-    ) -> Outcome {
-        match self.prove(what, bytes, call)? {
-            Path::Symmetric => Ok(()),
-            path => Err(Failure::new(format!(
-                "{what} of {bytes} bytes is not symmetric but {path}"
-            ))),
-        }
-    }
-
-    /// The same for a call that must not be.
-    #[track_caller]
-    fn plain<R: AsPath>(
-        &self,
-        what: &str,
-        bytes: usize,
-        call: impl FnMut() -> Result<R>,
-    ) -> Outcome {
-        match self.prove(what, bytes, call)? {
-            Path::Plain(_) => Ok(()),
-            path => Err(Failure::new(format!("{what} of {bytes} bytes is {path}"))),
-        }
+/// Fails unless the kernels are those of the path that was reported.
+#[track_caller]
+pub(crate) fn agree(what: &str, bytes: usize, path: Path, kernels: &[String]) -> Outcome {
+    // From 2.29.2 on NCCL has symmetric LL kernels that need no window, for small messages.
+    let windowless = |name: &str| path == Path::Plain(Reason::Foreign) && name.contains("LL");
+    let is_symmetric = |name: &String| {
+        let symmetric =
+            name.starts_with("ncclSymkDevKernel") || name.starts_with("ncclSymDevKernel");
+        symmetric && !windowless(name)
+    };
+    match kernels.iter().any(is_symmetric) == (path == Path::Symmetric) {
+        true => Ok(()),
+        false => Err(Failure::new(format!(
+            "{what} of {bytes} bytes reports `{path}`, but its kernels are {kernels:?}"
+        ))),
     }
 }
 
@@ -170,14 +170,14 @@ fn all_reduce(world: &World<Cuda>) -> Outcome {
     Bench::with(world, |bench| {
         for bytes in SIZES {
             let [src, mut dst] = bench.buffers::<f32, 2>([bytes / 4; 2])?;
-            bench.symmetric("all_reduce", bytes, || {
+            bench.expect(SYMMETRIC, "all_reduce", bytes, || {
                 bench.tp.all_reduce(&src, &mut dst, ReduceOp::Sum)
             })?;
             let (src, mut dst) = (
                 world.pool().zeros::<f32>(bytes / 4)?,
                 world.pool().zeros::<f32>(bytes / 4)?,
             );
-            bench.plain("all_reduce, plain", bytes, || {
+            bench.expect(PLAIN, "all_reduce, plain", bytes, || {
                 bench
                     .tp
                     .all_reduce(plain(&src), plain_mut(&mut dst), ReduceOp::Sum)
@@ -192,12 +192,14 @@ fn all_gather(world: &World<Cuda>) -> Outcome {
         let ranks = bench.tp.size();
         for bytes in SIZES {
             let [src, mut dst] = bench.buffers::<f32, 2>([bytes / 4, bytes / 4 * ranks])?;
-            bench.symmetric("all_gather", bytes, || bench.tp.all_gather(&src, &mut dst))?;
+            bench.expect(SYMMETRIC, "all_gather", bytes, || {
+                bench.tp.all_gather(&src, &mut dst)
+            })?;
             let (src, mut dst) = (
                 world.pool().zeros::<f32>(bytes / 4)?,
                 world.pool().zeros::<f32>(bytes / 4 * ranks)?,
             );
-            bench.plain("all_gather, plain", bytes, || {
+            bench.expect(PLAIN, "all_gather, plain", bytes, || {
                 bench.tp.all_gather(plain(&src), plain_mut(&mut dst))
             })?;
         }
@@ -210,14 +212,14 @@ fn reduce_scatter(world: &World<Cuda>) -> Outcome {
         let ranks = bench.tp.size();
         for bytes in SIZES {
             let [src, mut dst] = bench.buffers::<f32, 2>([bytes / 4 * ranks, bytes / 4])?;
-            bench.symmetric("reduce_scatter", bytes, || {
+            bench.expect(SYMMETRIC, "reduce_scatter", bytes, || {
                 bench.tp.reduce_scatter(&src, &mut dst, ReduceOp::Sum)
             })?;
             let (src, mut dst) = (
                 world.pool().zeros::<f32>(bytes / 4 * ranks)?,
                 world.pool().zeros::<f32>(bytes / 4)?,
             );
-            bench.plain("reduce_scatter, plain", bytes, || {
+            bench.expect(PLAIN, "reduce_scatter, plain", bytes, || {
                 bench
                     .tp
                     .reduce_scatter(plain(&src), plain_mut(&mut dst), ReduceOp::Sum)
@@ -231,13 +233,13 @@ fn in_place(world: &World<Cuda>) -> Outcome {
     Bench::with(world, |bench| {
         for bytes in SIZES {
             let [mut x] = bench.buffers::<f32, 1>([bytes / 4])?;
-            bench.symmetric("all_reduce_in_place", bytes, || {
+            bench.expect(SYMMETRIC, "all_reduce_in_place", bytes, || {
                 bench.tp.all_reduce_in_place(&mut x, ReduceOp::Sum)
             })?;
-            bench.symmetric("all_gather_in_place", bytes, || {
+            bench.expect(SYMMETRIC, "all_gather_in_place", bytes, || {
                 bench.tp.all_gather_in_place(&mut x)
             })?;
-            bench.symmetric("reduce_scatter_in_place", bytes, || {
+            bench.expect(SYMMETRIC, "reduce_scatter_in_place", bytes, || {
                 bench
                     .tp
                     .reduce_scatter_in_place(&mut x, ReduceOp::Sum)
@@ -253,13 +255,16 @@ fn small_floats(world: &World<Cuda>) -> Outcome {
         for bytes in SIZES {
             let len = bytes / size_of::<T>();
             let [mut x, mut part] = bench.buffers::<T, 2>([len, len / bench.tp.size()])?;
-            bench.symmetric(&format!("all_reduce of {name}"), bytes, || {
+            bench.expect(SYMMETRIC, &format!("all_reduce of {name}"), bytes, || {
                 bench.tp.all_reduce_in_place(&mut x, ReduceOp::Sum)
             })?;
-            bench.symmetric(&format!("reduce_scatter of {name}"), bytes, || {
-                bench.tp.reduce_scatter(&x, &mut part, ReduceOp::Sum)
-            })?;
-            bench.symmetric(&format!("all_gather of {name}"), bytes, || {
+            bench.expect(
+                SYMMETRIC,
+                &format!("reduce_scatter of {name}"),
+                bytes,
+                || bench.tp.reduce_scatter(&x, &mut part, ReduceOp::Sum),
+            )?;
+            bench.expect(SYMMETRIC, &format!("all_gather of {name}"), bytes, || {
                 bench.tp.all_gather(&part, &mut x)
             })?;
         }
@@ -276,9 +281,12 @@ fn averages(world: &World<Cuda>) -> Outcome {
         for bytes in SIZES {
             let len = bytes / size_of::<T>();
             let [mut x, mut part] = bench.buffers::<T, 2>([len, len / bench.tp.size()])?;
-            bench.plain(&format!("all_reduce, average of {name}"), bytes, || {
-                bench.tp.all_reduce_in_place(&mut x, ReduceOp::Avg)
-            })?;
+            bench.expect(
+                PLAIN,
+                &format!("all_reduce, average of {name}"),
+                bytes,
+                || bench.tp.all_reduce_in_place(&mut x, ReduceOp::Avg),
+            )?;
             // Symmetric or not by NCCL's version.
             bench.prove(&format!("reduce_scatter, average of {name}"), bytes, || {
                 bench.tp.reduce_scatter(&x, &mut part, ReduceOp::Avg)
@@ -307,10 +315,10 @@ fn one_operand_in_the_window(world: &World<Cuda>) -> Outcome {
                     .tp
                     .reduce_scatter(&whole, plain_mut(&mut part), ReduceOp::Sum)
             })?;
-            bench.plain("all_reduce from plain", bytes, || {
+            bench.expect(PLAIN, "all_reduce from plain", bytes, || {
                 bench.tp.all_reduce(plain(&part), &mut x, ReduceOp::Sum)
             })?;
-            bench.plain("all_reduce to plain", bytes, || {
+            bench.expect(PLAIN, "all_reduce to plain", bytes, || {
                 bench.tp.all_reduce(&x, plain_mut(&mut part), ReduceOp::Sum)
             })?;
         }
@@ -323,22 +331,22 @@ fn reductions_without_kernels(world: &World<Cuda>) -> Outcome {
         for bytes in [SIZES[0], SIZES[2]] {
             let [mut x] = bench.buffers::<f32, 1>([bytes / 4])?;
             for op in [ReduceOp::Max, ReduceOp::Min, ReduceOp::Prod] {
-                bench.plain(&format!("all_reduce, {op:?} of f32"), bytes, || {
+                bench.expect(PLAIN, &format!("all_reduce, {op:?} of f32"), bytes, || {
                     bench.tp.all_reduce_in_place(&mut x, op)
                 })?;
             }
             let [mut d] = bench.buffers::<f64, 1>([bytes / 8])?;
-            bench.plain("all_reduce of f64", bytes, || {
+            bench.expect(PLAIN, "all_reduce of f64", bytes, || {
                 bench.tp.all_reduce_in_place(&mut d, ReduceOp::Sum)
             })?;
             let [mut i] = bench.buffers::<i32, 1>([bytes / 4])?;
-            bench.plain("all_reduce of i32", bytes, || {
+            bench.expect(PLAIN, "all_reduce of i32", bytes, || {
                 bench.tp.all_reduce_in_place(&mut i, ReduceOp::Sum)
             })?;
-            bench.symmetric("all_gather of i32", bytes, || {
+            bench.expect(SYMMETRIC, "all_gather of i32", bytes, || {
                 bench.tp.all_gather_in_place(&mut i)
             })?;
-            bench.symmetric("all_gather of f64", bytes, || {
+            bench.expect(SYMMETRIC, "all_gather of f64", bytes, || {
                 bench.tp.all_gather_in_place(&mut d)
             })?;
         }
@@ -353,16 +361,20 @@ fn other_operations(world: &World<Cuda>) -> Outcome {
             let len = bytes / 4;
             let [mut x, mut y, mut whole, mut other] =
                 bench.buffers::<f32, 4>([len, len, len * ranks, len * ranks])?;
-            bench.plain("broadcast", bytes, || tp.broadcast(&x, &mut y, 0))?;
-            bench.plain("broadcast_in_place", bytes, || {
+            bench.expect(PLAIN, "broadcast", bytes, || tp.broadcast(&x, &mut y, 0))?;
+            bench.expect(PLAIN, "broadcast_in_place", bytes, || {
                 tp.broadcast_in_place(&mut x, 0)
             })?;
-            bench.plain("reduce", bytes, || tp.reduce(&x, &mut y, ReduceOp::Sum, 0))?;
-            bench.plain("all_to_all", bytes, || tp.all_to_all(&whole, &mut other))?;
-            bench.plain("gather", bytes, || tp.gather(&x, &mut whole, 0))?;
-            bench.plain("scatter", bytes, || tp.scatter(&whole, &mut x, 0))?;
+            bench.expect(PLAIN, "reduce", bytes, || {
+                tp.reduce(&x, &mut y, ReduceOp::Sum, 0)
+            })?;
+            bench.expect(PLAIN, "all_to_all", bytes, || {
+                tp.all_to_all(&whole, &mut other)
+            })?;
+            bench.expect(PLAIN, "gather", bytes, || tp.gather(&x, &mut whole, 0))?;
+            bench.expect(PLAIN, "scatter", bytes, || tp.scatter(&whole, &mut x, 0))?;
             let (next, last) = ((tp.rank() + 1) % ranks, (tp.rank() + ranks - 1) % ranks);
-            bench.plain("send and recv", bytes, || {
+            bench.expect(PLAIN, "send and recv", bytes, || {
                 let mut ring = tp.batch();
                 ring.send(&x, next).recv(&mut y, last);
                 ring.launch()
@@ -376,7 +388,7 @@ fn batches(world: &World<Cuda>) -> Outcome {
     Bench::with(world, |bench| {
         for bytes in [SIZES[0], SIZES[2]] {
             let [mut x, mut y] = bench.buffers::<f32, 2>([bytes / 4; 2])?;
-            bench.symmetric("two all_reduces in a batch", bytes, || {
+            bench.expect(SYMMETRIC, "two all_reduces in a batch", bytes, || {
                 let mut batch = bench.tp.batch();
                 batch
                     .all_reduce_in_place(&mut x, ReduceOp::Sum)
@@ -400,7 +412,7 @@ fn switched_off(world: &World<Cuda>) -> Outcome {
         let mut x = symm!(group = bench.tp, when = false, {
             bench.tp.zeros::<f32>(SIZES[2] / 4)?
         })?;
-        bench.plain("all_reduce, switched off", SIZES[2], || {
+        bench.expect(PLAIN, "all_reduce, switched off", SIZES[2], || {
             bench.tp.all_reduce_in_place(&mut x, ReduceOp::Sum)
         })
     })
