@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::group::path::Reason;
 use crate::site::Site;
 
 /// `Result` with this crate's [`Error`].
@@ -98,10 +99,38 @@ pub enum Error {
         detail: Box<str>,
     },
     /// The world failed before; nothing runs in it any more.
-    #[error("this world failed earlier, so nothing is launched in it any more: {cause}")]
+    #[error(
+        "this world failed, so nothing is launched in it any more until all ranks have called world.rebuild() (rank {rank}: {cause})"
+    )]
     Poisoned {
-        /// The first failure.
+        /// The rank that failed first.
+        rank: usize,
+        /// Its failure.
         cause: Box<str>,
+    },
+    /// The world failed, and something in it cannot be released.
+    #[error(
+        "rank {rank}: {what}; only the end of the process gives the device back: restart it, and see Config::on_unrecoverable"
+    )]
+    Unrecoverable {
+        /// The rank.
+        rank: usize,
+        /// What is stuck.
+        what: Box<str>,
+    },
+    /// A collective of a strict group would not have taken a symmetric kernel.
+    #[error(
+        "{operation} on {group} at {site} would be plain ({reason}), but the group is strict: mend the cause, or allow the reason with group.set_strict(Strict::new().allow(..))"
+    )]
+    NotSymmetric {
+        /// The operation.
+        operation: &'static str,
+        /// The group.
+        group: Box<str>,
+        /// Why it would be plain.
+        reason: Reason,
+        /// Where it was called.
+        site: Site,
     },
     /// The device has no memory left.
     #[error(
@@ -171,6 +200,14 @@ pub enum Error {
         here: Site,
         /// Where the capture of the other graph began.
         there: Site,
+    },
+    /// A graph of a world that was rebuilt since.
+    #[error(
+        "the graph captured at {site} belongs to communicators that failed: its world was rebuilt since, so capture it again"
+    )]
+    StaleGraph {
+        /// Where the capture began.
+        site: Site,
     },
     /// Memory of somebody else in a capture, which the graph could not keep.
     #[error(
@@ -431,6 +468,8 @@ pub enum Rule {
     CaptureUnjoined,
     /// What a graph uses was given back while the graph was alive, or the graph while it ran.
     GraphAlive,
+    /// A communicator was used after it was revoked, or after its world was rebuilt.
+    RevokedComm,
 }
 
 impl fmt::Display for Rule {
@@ -464,6 +503,9 @@ impl fmt::Display for Rule {
             }
             Rule::GraphAlive => {
                 "given back while a graph needs it (NCCL would wait for ever, or use what is gone)"
+            }
+            Rule::RevokedComm => {
+                "a launch on a communicator that was revoked (NCCL's kernel would hang, or use what is gone)"
             }
         })
     }

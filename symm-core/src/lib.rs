@@ -69,6 +69,7 @@ extern crate self as symm_core;
 
 #[doc(hidden)]
 pub mod __private;
+pub(crate) mod agreement;
 pub(crate) mod backend;
 mod buffer;
 mod capture;
@@ -81,6 +82,7 @@ mod rendezvous;
 mod scope;
 mod site;
 
+pub use agreement::limits::OnUnrecoverable;
 pub use backend::call::ReduceOp;
 pub use backend::{Backend, Cuda, Host, cuda, host};
 pub use buffer::{
@@ -94,7 +96,9 @@ pub use capture::{
 pub use element::Element;
 pub use error::{Error, Result, Rule};
 pub use group::config::Config;
+pub use group::counts::PathCount;
 pub use group::path::{Path, Reason};
+pub use group::strict::Strict;
 pub use group::tag::{Dyn, GroupTag};
 pub use group::world::World;
 pub use group::{Batch, Group};

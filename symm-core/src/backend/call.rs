@@ -48,20 +48,39 @@ pub enum Op {
 }
 
 impl Op {
+    /// The names in messages and reports, by code.
+    pub(crate) const NAMES: [&str; 10] = [
+        "all_reduce",
+        "all_gather",
+        "reduce_scatter",
+        "broadcast",
+        "reduce",
+        "all_to_all",
+        "gather",
+        "scatter",
+        "send",
+        "recv",
+    ];
+
+    /// A number for each operation, whatever its reduction, root or peer.
+    pub(crate) fn code(self) -> usize {
+        match self {
+            Op::AllReduce(_) => 0,
+            Op::AllGather => 1,
+            Op::ReduceScatter(_) => 2,
+            Op::Broadcast { .. } => 3,
+            Op::Reduce { .. } => 4,
+            Op::AllToAll => 5,
+            Op::Gather { .. } => 6,
+            Op::Scatter { .. } => 7,
+            Op::Send { .. } => 8,
+            Op::Recv { .. } => 9,
+        }
+    }
+
     /// The name in messages and reports.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Op::AllReduce(_) => "all_reduce",
-            Op::AllGather => "all_gather",
-            Op::ReduceScatter(_) => "reduce_scatter",
-            Op::Broadcast { .. } => "broadcast",
-            Op::Reduce { .. } => "reduce",
-            Op::AllToAll => "all_to_all",
-            Op::Gather { .. } => "gather",
-            Op::Scatter { .. } => "scatter",
-            Op::Send { .. } => "send",
-            Op::Recv { .. } => "recv",
-        }
+        Self::NAMES[self.code()]
     }
 
     /// Whether NCCL has symmetric kernels for it, for some types.

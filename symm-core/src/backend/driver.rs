@@ -46,6 +46,41 @@ pub struct Split {
     pub rank: usize,
 }
 
+/// What a revoke can end (`ncclCommRevoke`).
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Releases {
+    /// Every kernel and call: NCCL 2.29.7 and later.
+    All,
+    /// Everything but kernels on windows, which test no abort flag: 2.28.7 to 2.29.6.
+    AllButSymmetric,
+    /// Nothing: there is no `ncclCommRevoke`.
+    Nothing,
+}
+
+impl Releases {
+    /// What NCCL of this version, as NCCL writes it, can end.
+    pub(crate) fn of(version: u32) -> Self {
+        match version {
+            22_907.. => Self::All,
+            22_807.. => Self::AllButSymmetric,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+impl Split {
+    /// The world itself: all ranks, number 1.
+    pub(crate) fn world(seat: &Seat) -> Self {
+        Self {
+            id: 1,
+            color: 0,
+            members: (0..seat.ranks).collect(),
+            rank: seat.rank,
+        }
+    }
+}
+
 /// How a buffer is used on a stream.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +132,11 @@ pub trait Driver: Sized {
     fn open(seat: &Seat, options: &Self::Options) -> Result<Self::Device>;
     /// What names the device in messages, e.g. `cuda:3`.
     fn describe(device: &Self::Device) -> String;
+    /// Makes the device usable again after a failure, once all of its work has ended.
+    fn recover(device: &Self::Device) -> Result<()>;
+    /// What has to be equal on all ranks, as (name, value): NCCL's version and file, the driver,
+    /// settings.
+    fn facts(device: &Self::Device) -> Vec<(String, String)>;
 
     /// A new stream that is not ordered with any other.
     fn new_stream(device: &Self::Device) -> Result<Self::Stream>;
@@ -108,6 +148,8 @@ pub trait Driver: Sized {
     fn wait_stream(stream: &Self::Stream, on: &Self::Stream) -> Result<()>;
     /// Waits until all work enqueued on the stream is done.
     fn synchronize(stream: &Self::Stream) -> Result<()>;
+    /// Whether the work enqueued on the stream is done. Does not wait.
+    fn is_done(stream: &Self::Stream) -> Result<bool>;
 
     /// A segment of `bytes` (a multiple of 2 MiB). Fails with `OutOfMemory`.
     fn alloc_segment(device: &Self::Device, bytes: u64) -> Result<Self::Segment>;
@@ -154,13 +196,23 @@ pub trait Driver: Sized {
     /// Notes the work that is on `stream` now as a use.
     fn fence_after(fence: &Self::Fence, stream: &Self::Stream, access: Access) -> Result<()>;
 
-    /// The communicator of all ranks of the world. A collective of the host: all ranks call it.
-    fn connect(device: &Self::Device, seat: &Seat) -> Result<Self::Comm>;
+    /// A communicator of `split`'s members, made without a parent. All members call it at the same
+    /// point; they meet over the rendezvous. The world's own has id 1 and all ranks.
+    fn connect(device: &Self::Device, seat: &Seat, split: &Split) -> Result<Self::Comm>;
     /// A communicator of some of the parent's ranks. Every rank of the parent calls it at the same
     /// point.
     fn split(device: &Self::Device, parent: &Self::Comm, split: &Split) -> Result<Self::Comm>;
     /// Destroys a communicator. Its work is done, its windows are deregistered.
     fn destroy(device: &Self::Device, comm: Self::Comm) -> Result<()>;
+    /// Ends every wait inside the communicator, of kernels and of calls on other threads. May take
+    /// seconds; called while other threads are inside calls on the communicator. Nothing is launched
+    /// on it afterwards. Fails with `Unsupported` where NCCL cannot (before 2.28.7).
+    fn revoke(device: &Self::Device, comm: &Self::Comm) -> Result<()>;
+    /// What a revoke can end.
+    fn releases(comm: &Self::Comm) -> Releases;
+    /// Destroys a communicator of a world that failed: without waiting for peers. No work of it is
+    /// under way, no graph holds it.
+    fn abort(device: &Self::Device, comm: Self::Comm) -> Result<()>;
     /// The version of NCCL whose rules hold for the communicator, as NCCL writes it (2.30.7 is
     /// 23007).
     fn version(comm: &Self::Comm) -> u32;
@@ -232,4 +284,16 @@ pub trait Driver: Sized {
     ) -> Result<()>;
     /// Gives the graph back. No launch of it is under way.
     fn destroy_graph(device: &Self::Device, graph: Self::Graph) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_revoke_ends_follows_the_version() {
+        let found = [22_706, 22_803, 22_807, 22_809, 22_903, 22_907, 23_007].map(Releases::of);
+        let (nothing, some, all) = (Releases::Nothing, Releases::AllButSymmetric, Releases::All);
+        assert_eq!(found, [nothing, nothing, some, some, some, all, all]);
+    }
 }

@@ -10,6 +10,7 @@ use crate::backend::driver::Access;
 use crate::element::Dtype;
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
+use crate::group::link::Link;
 use crate::group::path::{Choice, Path};
 
 /// A call with its operands, as a collective's method hands it in.
@@ -36,6 +37,11 @@ pub(crate) enum Send<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Prepared<'a, B> {
+    /// Bytes of the call in NCCL's sense: of the buffer, or of one rank's part.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.count * self.dtype.bytes()) as u64
+    }
+
     pub(crate) fn new(
         op: Op,
         dtype: Dtype,
@@ -87,7 +93,7 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
 
     /// Enqueues the calls on `stream`, as one NCCL group if there are several. What moves nothing
     /// is left out.
-    pub(crate) fn launch(self, stream: &B::Stream) -> Result<()> {
+    pub(crate) fn launch(self, link: &Link<B>, stream: &B::Stream) -> Result<()> {
         {
             let mut addressed = Vec::with_capacity(self.calls.len());
             let mut held = Vec::new();
@@ -122,8 +128,9 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
             if addressed.is_empty() {
                 return Ok(());
             }
-            let (device, comm) = (&self.group.world.device, self.group.comm()?);
-            let _calling = self.group.calling();
+            let (device, comm) = (&self.group.world.device, link.comm()?);
+            let _calling = link.calling();
+            let _launching = self.group.world.vitals.launching()?;
             // SAFETY: `check` found place and lengths; buffers give their memory back behind the
             // stream, because `enter` and `leave` order it with their own.
             unsafe { B::launch(device, comm, stream, &addressed) }?;

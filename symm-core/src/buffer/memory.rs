@@ -322,7 +322,9 @@ impl<B: Backend> Memory<B> {
         // SAFETY: the range lies inside this memory.
         self.on_stream(Access::Read, |stream| unsafe {
             B::download(stream, self.addr() + offset, dst)
-        })
+        })?;
+        // The wait may have ended because the world failed, with garbage.
+        self.rank().check()
     }
 
     /// Enqueues zeros.
@@ -439,5 +441,8 @@ pub(crate) fn touch<B: Backend>(
     block: &Block,
     segment: impl FnOnce() -> Option<Arc<Segment<B>>>,
 ) {
-    group.ledger().touch(arena, block.position.segment, segment);
+    group
+        .link()
+        .ledger()
+        .touch(arena, block.position.segment, segment);
 }

@@ -244,7 +244,7 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
             return Ok(None);
         };
         let segment = block.position.segment;
-        let window = group.ledger().window(arena, segment).cloned();
+        let window = group.link().ledger().window(arena, segment).cloned();
         Ok(window.map(|window| WindowRef {
             handle: B::window_handle(&window),
             offset: block.position.offset,
@@ -327,6 +327,6 @@ impl<B: Backend> WindowRef<'_, B> {
                 size: self.group.size(),
             });
         }
-        B::peer_address(self.group.comm()?, &self.window, self.offset, peer)
+        B::peer_address(self.group.link().comm()?, &self.window, self.offset, peer)
     }
 }

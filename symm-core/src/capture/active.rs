@@ -97,6 +97,11 @@ impl<B: Backend> Active<B> {
         })
     }
 
+    /// Whether work is recorded, not run.
+    pub(crate) fn is_capture(&self) -> bool {
+        self.pass == Pass::Capture
+    }
+
     pub(crate) fn is_of(&self, rank: &Arc<Rank<B>>) -> bool {
         Arc::ptr_eq(&self.pool.rank, rank)
     }
@@ -138,7 +143,7 @@ impl<B: Backend> Active<B> {
         let block = arena.allocate(bytes, &stream, miss, self.site)?;
         if let Some(group) = of {
             let segment = block.block.position.segment;
-            let standing = group.ledger().standing(arena.id(), segment);
+            let standing = group.link().ledger().standing(arena.id(), segment);
             if miss == Miss::Refuse && standing == Standing::None && group.size() > 1 {
                 let have = 0; // of memory that is registered with this group
                 arena.release(&block, &stream);
@@ -357,7 +362,7 @@ pub(crate) fn refuse<B: Backend>(
 /// Whether symmetric kernels, captured now, would read too early: see
 /// [`EARLY_READ`](defects::EARLY_READ).
 pub(crate) fn reads_early<B: Backend>(group: &GroupCore<B>) -> bool {
-    defects::EARLY_READ.affects(group.version)
+    defects::EARLY_READ.affects(group.link().version)
         && capture_on_this_thread(&group.world)
             .is_some_and(|capture| !capture.pool.options.early_reads)
 }
@@ -457,7 +462,7 @@ impl<B: Backend> Uses<B> {
 
 /// Whether windows may be made in a capture.
 fn registers_in_capture<B: Backend>(group: &GroupCore<B>) -> bool {
-    group.version >= REGISTERS_IN_CAPTURE
+    group.link().version >= REGISTERS_IN_CAPTURE
 }
 
 impl<B: Backend> fmt::Debug for Active<B> {

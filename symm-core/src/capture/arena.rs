@@ -328,7 +328,7 @@ impl<B: Backend> GraphArena<B> {
         {
             groups.push(Arc::downgrade(group));
         }
-        group.ledger().touch(self.id, segment, || {
+        group.link().ledger().touch(self.id, segment, || {
             self.state.borrow().segments.get(segment).cloned()
         });
     }
@@ -402,7 +402,7 @@ impl<B: Backend> Drop for GraphArena<B> {
         let streams = self.order.streams();
         for group in self.groups.take() {
             if let Some(group) = group.upgrade() {
-                group.close_book(self.id, streams.clone());
+                group.link().close_book(self.id, streams.clone());
             }
         }
         let segments = std::mem::take(&mut self.state.get_mut().segments);

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::stats::CapturedCall;
+use crate::agreement::fingerprint;
+use crate::agreement::record::{ArenaMark, What};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::group::agree;
 use crate::group::core::GroupCore;
 use crate::group::path::Path;
 use crate::pool::placement::Position;
 use crate::rendezvous::Topic;
+use crate::site::Site;
 
 /// What a channel of a group is for, beside the communicator's own.
 const CAPTURES: u64 = 0x6361_7074;
@@ -35,6 +39,13 @@ pub(crate) fn of_call(call: &CapturedCall) -> Words {
     let name = name.fold(0, |word, byte| word << 8 | u64::from(byte));
     let symmetric = u64::from(call.path == Path::Symmetric);
     [CALL, name, call.bytes, symmetric]
+}
+
+/// Of all that a group did in a capture.
+pub(crate) fn digest(did: &[Words]) -> u64 {
+    did.iter()
+        .flatten()
+        .fold(0, |digest, word| fingerprint::join(digest, *word))
 }
 
 fn describe(words: Option<&Words>) -> String {
@@ -65,12 +76,14 @@ pub(crate) struct Statement<'a, B: Backend> {
 }
 
 /// Tells the peers, without waiting for theirs.
-pub(crate) fn tell<B: Backend>(statements: &[Statement<'_, B>]) -> Result<Vec<Topic>> {
+fn tell<B: Backend>(statements: &[Statement<'_, B>], site: Site) -> Result<Vec<Topic>> {
     let post = |statement: &Statement<'_, B>| {
         let group = statement.group;
+        let link = group.link();
+        agree::step(group, &link, What::Capture, ArenaMark::default(), site)?;
         let topic = Topic {
-            channel: Topic::channel(&[CAPTURES, group.split.unwrap_or_default()]),
-            step: group.agreements.fetch_add(1, Ordering::Relaxed),
+            channel: Topic::channel(&[CAPTURES, link.split.unwrap_or_default()]),
+            step: link.agreements.fetch_add(1, Ordering::Relaxed),
         };
         let rendezvous = &group.world.seat.rendezvous;
         rendezvous.post(topic, &group.members, encode(&statement.did))?;
@@ -78,7 +91,7 @@ pub(crate) fn tell<B: Backend>(statements: &[Statement<'_, B>]) -> Result<Vec<To
     };
     let known = statements
         .iter()
-        .filter(|statement| statement.group.split.is_some());
+        .filter(|statement| statement.group.link().split.is_some());
     known.map(post).collect()
 }
 
@@ -87,7 +100,7 @@ pub(crate) const ENDED_EARLY: &str =
     "its step ended early: with an error, a panic, or a guard that was dropped";
 
 /// Tells the peers of the groups that this rank has no graph.
-pub(crate) fn tell_failure<B: Backend>(groups: &[Arc<GroupCore<B>>], cause: &str) {
+pub(crate) fn tell_failure<B: Backend>(groups: &[Arc<GroupCore<B>>], cause: &str, site: Site) {
     let statements: Vec<Statement<'_, B>> = groups
         .iter()
         .map(|group| Statement {
@@ -96,19 +109,23 @@ pub(crate) fn tell_failure<B: Backend>(groups: &[Arc<GroupCore<B>>], cause: &str
         })
         .collect();
     // In a world that has failed they know.
-    let _ = tell(&statements);
+    let _ = tell(&statements, site);
 }
 
 /// Tells the peers, and fails unless all say the same. All ranks of the groups come here.
-pub(crate) fn agree<B: Backend>(what: &str, statements: &[Statement<'_, B>]) -> Result<()> {
-    let topics = tell(statements)?;
+pub(crate) fn agree<B: Backend>(
+    what: &str,
+    statements: &[Statement<'_, B>],
+    site: Site,
+) -> Result<()> {
+    let topics = tell(statements, site)?;
     let known = statements
         .iter()
-        .filter(|statement| statement.group.split.is_some());
+        .filter(|statement| statement.group.link().split.is_some());
     for (statement, topic) in known.zip(topics) {
-        let seat = &statement.group.world.seat;
-        let name = format!("{what} on {}", statement.group.label());
-        let told = seat.rendezvous.collect(topic, &name, seat.deadline)?;
+        let group = statement.group;
+        let name = format!("{what} on {}", group.label());
+        let told = agree::collect(group, &group.link(), topic, &name, None)?;
         statement.compare(what, &told)?;
     }
     Ok(())

@@ -9,11 +9,17 @@ use super::active::{self, Active};
 use super::pool::PoolState;
 use super::stats::{CapturedCall, GraphStats};
 use crate::Cuda;
+use crate::agreement::fingerprint;
+use crate::agreement::record::{ArenaMark, Record, What};
 use crate::backend::Backend;
 use crate::buffer::lease::{Holder, Lease};
 use crate::buffer::redzone::Copies;
 use crate::error::{Error, Result};
+use crate::group::agree;
 use crate::group::core::GroupCore;
+use crate::group::link::Link;
+use crate::group::path::Path;
+use crate::site::Site;
 
 /// Captured work that can be launched any number of times, with what the step returned.
 ///
@@ -57,6 +63,16 @@ pub(crate) struct GraphCore<B: Backend> {
     owned: Option<Owned<B>>,
 }
 
+/// A group that the captured work uses.
+struct Bound<B: Backend> {
+    group: Arc<GroupCore<B>>,
+    /// The communicator that was captured: it is destroyed behind the graph, also when the world
+    /// was rebuilt and the group has another one.
+    link: Arc<Link<B>>,
+    /// Of what the ranks of the group captured, which is the same on all of them.
+    digest: u64,
+}
+
 /// Given back when it is dropped.
 pub(crate) struct Owned<B: Backend> {
     pool: Rc<PoolState<B>>,
@@ -69,9 +85,10 @@ pub(crate) struct Owned<B: Backend> {
     /// Memory that was made in the capture and outlived it.
     made: Vec<Rc<Lease<B>>>,
     made_bytes: u64,
-    groups: Vec<Arc<GroupCore<B>>>,
+    groups: Vec<Bound<B>>,
     kept: Vec<Box<dyn Any + Send>>,
     calls: Vec<CapturedCall>,
+    site: Site,
     redzones: Copies<B>,
 }
 
@@ -82,11 +99,15 @@ impl<O, B: Backend> Graph<O, B> {
 
     /// Enqueues the captured work on the stream that was captured, behind the pool's earlier
     /// launches and the uses of the graph's buffers on other streams. All ranks of the graph's
-    /// groups launch it at the same point.
+    /// groups launch it at the same point; ranks that launch different graphs are told, and nothing
+    /// hangs.
     ///
     /// # Errors
-    /// [`Error::Poisoned`], [`Error::InCapture`]; those of the backend.
+    /// [`Error::Poisoned`], [`Error::RanksDiffer`], [`Error::InCapture`]; [`Error::StaleGraph`] when
+    /// the world was rebuilt since the capture; those of the backend.
+    #[track_caller]
     pub fn launch(&mut self) -> Result<()> {
+        let here = Site::caller();
         let owned = self.core.owned()?;
         let rank = &owned.pool.rank;
         rank.check()?;
@@ -95,9 +116,13 @@ impl<O, B: Backend> Graph<O, B> {
             "launching a graph",
             "a graph of graphs is not supported: launch one after the other",
         )?;
+        owned.agree(here)?;
         owned.pool.order.follow(&owned.holder.stream)?;
         if let Some(graph) = &owned.graph {
-            owned.holder.launch(&rank.device, graph)?;
+            let _launching = rank.vitals.launching()?;
+            let launched = owned.holder.launch(&rank.device, graph);
+            // Peers passed this point too, and wait for this rank.
+            launched.inspect_err(|error| rank.poison(error))?;
         }
         Ok(())
     }
@@ -158,13 +183,21 @@ impl<O, B: Backend> Graph<O, B> {
 
 impl<B: Backend> GraphCore<B> {
     /// Takes over what the capture found out. Without a graph, all of it is given back with this.
+    /// `digests` are of what the groups did, in their order.
     pub(crate) fn new(
         pool: &Rc<PoolState<B>>,
         active: &Rc<Active<B>>,
         graph: Option<B::Graph>,
         number: u64,
+        digests: &[u64],
     ) -> Self {
         let mut found = active.found();
+        let groups = std::mem::take(&mut found.groups).into_iter().enumerate();
+        let groups = groups.map(|(at, group)| Bound {
+            link: group.link(),
+            group,
+            digest: digests.get(at).copied().unwrap_or_default(),
+        });
         let holder = Rc::clone(&active.holder);
         let alive: Vec<_> = found
             .made
@@ -184,7 +217,8 @@ impl<B: Backend> GraphCore<B> {
                 leases: std::mem::take(&mut found.leases),
                 made_bytes: alive.iter().map(|(_, bytes)| bytes).sum(),
                 made: alive.into_iter().map(|(lease, _)| lease).collect(),
-                groups: std::mem::take(&mut found.groups),
+                groups: groups.collect(),
+                site: active.site,
                 kept: std::mem::take(&mut found.kept),
                 calls: std::mem::take(&mut found.calls),
                 redzones: std::mem::take(&mut found.redzones),
@@ -196,6 +230,32 @@ impl<B: Backend> GraphCore<B> {
         self.owned.as_ref().ok_or_else(|| Error::Config {
             what: "the graph is being dropped".into(),
         })
+    }
+}
+
+impl<B: Backend> Owned<B> {
+    /// States the launch to the peers of each group.
+    fn agree(&self, here: Site) -> Result<()> {
+        let symmetric = self.calls.iter().any(|call| call.path == Path::Symmetric);
+        for Bound {
+            group,
+            link,
+            digest,
+        } in &self.groups
+        {
+            if !Arc::ptr_eq(link, &group.link()) {
+                return Err(Error::StaleGraph { site: self.site });
+            }
+            link.check()?;
+            let what = What::GraphLaunch { graph: self.number };
+            let words = Record::new(what, ArenaMark::default(), here).words();
+            let fingerprint = fingerprint::join(fingerprint::of(&words), *digest);
+            agree::step_words(group, link, &words, fingerprint)?;
+            if symmetric {
+                agree::all_first(group, link)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -117,16 +117,17 @@ impl<B: Backend> Capture<B> {
         }
         let logs = self.end_passes();
         let groups = active.groups();
-        let did = groups
+        let did: Vec<Vec<Words>> = groups
             .iter()
             .map(|group| did(&active, group, &logs))
             .collect();
+        let digests: Vec<u64> = did.iter().map(|words| compare::digest(words)).collect();
         // Owns the graph from here on, whatever comes.
-        let core = GraphCore::new(&self.pool, &active, graph, number);
+        let core = GraphCore::new(&self.pool, &active, graph, number, &digests);
         self.reaper = None;
         active.release_deferred();
         if let Err(error) = local {
-            compare::tell_failure(&groups, &error.to_string());
+            compare::tell_failure(&groups, &error.to_string(), active.site);
             return Err(error);
         }
         agree(&groups, did, active.site)?;
@@ -150,7 +151,7 @@ fn agree<B: Backend>(groups: &[Arc<GroupCore<B>>], did: Vec<Vec<Words>>, site: S
             did: Ok(did),
         })
         .collect();
-    compare::agree(&format!("the capture at {site}"), &statements)
+    compare::agree(&format!("the capture at {site}"), &statements, site)
 }
 
 /// Blocks and collectives of the group.
@@ -185,10 +186,10 @@ impl<B: Backend> Drop for Capture<B> {
         };
         let groups = self.active.groups();
         let number = self.pool.next_graph();
-        drop(GraphCore::new(&self.pool, &self.active, None, number));
+        drop(GraphCore::new(&self.pool, &self.active, None, number, &[]));
         self.active.release_deferred();
         // Peers wait for this rank where their captures end.
-        compare::tell_failure(&groups, &cause);
+        compare::tell_failure(&groups, &cause, self.active.site);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::group::core::GroupCore;
 use crate::group::world::Rank;
 use crate::pool::Pool;
 use crate::pool::arena::ArenaId;
-use crate::registration::round;
+use crate::registration::round::{self, Due};
 use crate::site::Site;
 
 /// Memory for captures, with arenas of its own: where a capture's blocks lie depends on the pool's
@@ -273,7 +273,7 @@ impl<B: Backend> PoolState<B> {
         let agreed = match &grown {
             Ok(()) => self.agree_on_room(need, site),
             Err(error) => {
-                compare::tell_failure(&need.groups, &error.to_string());
+                compare::tell_failure(&need.groups, &error.to_string(), site);
                 Ok(())
             }
         };
@@ -287,7 +287,7 @@ impl<B: Backend> PoolState<B> {
             if let Some(arena) = self.arena_of(&Place::Group(Arc::clone(group))) {
                 arena.touch_all(group);
             }
-            round::settle(group, site)?;
+            round::settle(group, site, Due::Call)?;
         }
         Ok(())
     }
@@ -309,7 +309,11 @@ impl<B: Backend> PoolState<B> {
                 did: Ok(segments(group)),
             })
             .collect();
-        compare::agree(&format!("the graph pool's room at {site}"), &statements)
+        compare::agree(
+            &format!("the graph pool's room at {site}"),
+            &statements,
+            site,
+        )
     }
 }
 

@@ -139,7 +139,7 @@ impl<B: Backend> Drop for Prime<B> {
             }
             self.pool.order.add(&self.active.stream);
             // Peers wait for this rank where their captures begin.
-            compare::tell_failure(&self.active.groups(), ENDED_EARLY);
+            compare::tell_failure(&self.active.groups(), ENDED_EARLY, self.active.site);
         }
     }
 }

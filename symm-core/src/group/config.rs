@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::env::{self, Launch};
 use super::world::World;
 use crate::Cuda;
+use crate::agreement::limits::{Limits, OnUnrecoverable};
 use crate::backend::Backend;
 use crate::backend::driver::Seat;
 use crate::error::{Error, Result};
@@ -38,7 +39,9 @@ pub struct Config<B: Backend = Cuda> {
     pub(crate) pool: PoolConfig,
     /// `None`: as the environment says.
     redzones: Option<bool>,
-    pub(crate) deadline: Duration,
+    /// `None`: as the environment says.
+    strict: Option<bool>,
+    limits: Limits,
     pub(crate) options: B::Options,
 }
 
@@ -53,7 +56,8 @@ impl<B: Backend> Default for Config<B> {
         Self {
             pool,
             redzones: None,
-            deadline: Duration::from_secs(600),
+            strict: None,
+            limits: Limits::default(),
             options: B::Options::default(),
         }
     }
@@ -122,7 +126,7 @@ impl<B: Backend> Config<B> {
     pub(crate) fn of_pool(&self) -> Result<PoolConfig> {
         let redzones = match self.redzones {
             Some(on) => on,
-            None => env::redzones(|name| std::env::var_os(name))?,
+            None => env::flag("SYMM_REDZONES", |name| std::env::var_os(name))?,
         };
         Ok(PoolConfig {
             redzones,
@@ -130,11 +134,77 @@ impl<B: Backend> Config<B> {
         })
     }
 
-    /// How long a rank waits for live peers at an agreed point. 10 minutes by default: peers may be
-    /// compiling or tuning.
+    /// How long a rank waits for a live peer at an agreed point. 10 minutes by default: peers may be
+    /// compiling or tuning. One that is behind for longer ends the world; one that died does so at
+    /// once.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.limits.deadline = deadline;
         self
+    }
+
+    /// How long a call of NCCL may take once all ranks are inside: 30 seconds by default. After that
+    /// the world fails, and the call is released.
+    pub fn inside(mut self, deadline: Duration) -> Self {
+        self.limits.inside = deadline;
+        self
+    }
+
+    /// Whether ranks compare what they call, as they call it, and a watchdog looks after the world.
+    /// On by default. Without, ranks that differ hang or compute garbage, as they do in NCCL; what is
+    /// left are the comparisons where windows and graphs are made.
+    pub fn checks(mut self, on: bool) -> Self {
+        self.limits.checks = on;
+        self
+    }
+
+    /// Whether a collective waits on the host until all ranks have come to it, before it is launched.
+    /// Off by default, because it costs what the slowest rank is behind. Before NCCL 2.29.7 kernels
+    /// on windows cannot be released when a peer does not come, so there they always wait.
+    pub fn agree_first(mut self, on: bool) -> Self {
+        self.limits.agree_first = on;
+        self
+    }
+
+    /// What to do where a device cannot be released; see [`OnUnrecoverable`].
+    pub fn on_unrecoverable(mut self, policy: OnUnrecoverable) -> Self {
+        self.limits.on_unrecoverable = policy;
+        self
+    }
+
+    /// Whether groups are strict when they are made; see [`Group::set_strict`](crate::Group::set_strict).
+    /// Where this is not called, `SYMM_STRICT=1` in the environment makes them so.
+    pub fn strict(mut self, on: bool) -> Self {
+        self.strict = Some(on);
+        self
+    }
+
+    pub(crate) fn of_limits(&self) -> Limits {
+        self.limits.clone()
+    }
+
+    /// Whether groups are strict when they are made.
+    pub(crate) fn of_strict(&self) -> Result<bool> {
+        match self.strict {
+            Some(on) => Ok(on),
+            None => env::flag("SYMM_STRICT", |name| std::env::var_os(name)),
+        }
+    }
+
+    /// What has to be equal on all ranks, with what the backend adds.
+    pub(crate) fn facts(&self, backend: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+        let pool = self.of_pool()?;
+        let limits = &self.limits;
+        let ours = [
+            ("symm-core", env!("CARGO_PKG_VERSION").to_owned()),
+            ("Config::checks", limits.checks.to_string()),
+            ("Config::agree_first", limits.agree_first.to_string()),
+            ("Config::strict", self.of_strict()?.to_string()),
+            ("Config::redzones", pool.redzones.to_string()),
+            ("Config::first_segment", pool.first_segment.to_string()),
+            ("Config::segment_cap", pool.segment_cap.to_string()),
+        ];
+        let ours = ours.map(|(name, value)| (name.to_owned(), value));
+        Ok(ours.into_iter().chain(backend).collect())
     }
 
     /// Settings of the backend, such as [`host::Options`](crate::host::Options).
@@ -204,7 +274,7 @@ impl<B: Backend> Config<B> {
             launch.ranks,
             &launch.host,
             launch.port,
-            self.deadline,
+            self.limits.deadline,
         )?;
         let seat = Seat {
             rank: launch.rank,
@@ -213,7 +283,7 @@ impl<B: Backend> Config<B> {
             local_ranks: launch.local_ranks,
             processes: true,
             rendezvous: Arc::new(rendezvous),
-            deadline: self.deadline,
+            deadline: self.limits.deadline,
         };
         let world = World::open(seat, self)?;
         wait_at_thread_end(world.progress());
@@ -242,7 +312,7 @@ impl<B: Backend> Config<B> {
                 local_ranks: ranks,
                 processes: false,
                 rendezvous: Arc::new(rendezvous),
-                deadline: self.deadline,
+                deadline: self.limits.deadline,
             });
         let outcomes: Result<_> = thread::scope(|scope| {
             let threads: Vec<_> = seats

@@ -1,13 +1,22 @@
 //! Groups: ranks that communicate, told apart by type.
 
+pub(crate) mod agree;
 mod batch;
 pub(crate) mod call;
 mod collective;
+pub(crate) mod communicator;
 pub(crate) mod config;
+mod connect;
 pub(crate) mod core;
+pub(crate) mod counts;
 mod env;
+mod inventory;
+mod join;
+pub(crate) mod link;
 pub(crate) mod path;
 mod prepare;
+mod rebuild;
+pub(crate) mod strict;
 pub(crate) mod tag;
 pub(crate) mod world;
 
@@ -18,6 +27,8 @@ use std::sync::Arc;
 pub use batch::Batch;
 
 use self::core::GroupCore;
+use self::counts::PathCount;
+use self::strict::Strict;
 use self::tag::{Dyn, GroupTag};
 use crate::Cuda;
 use crate::backend::Backend;
@@ -26,7 +37,7 @@ use crate::capture::active;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::pool::usage::Claim;
-use crate::registration::round;
+use crate::registration::round::{self, Due};
 use crate::scope::routing::{self, Entry};
 use crate::scope::{Scope, Suspension};
 use crate::site::Site;
@@ -83,7 +94,19 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
 
     /// Number of segments that have a window in this group.
     pub fn windows(&self) -> usize {
-        self.core.ledger().windows()
+        self.core.link().ledger().windows()
+    }
+
+    /// Which reasons for a plain path are allowed: any other is [`Error::NotSymmetric`] on all ranks,
+    /// and nothing is launched. [`Strict::off`] by default, [`Strict::new`] where the world is strict
+    /// ([`Config::strict`](crate::Config::strict), `SYMM_STRICT=1`). The same on all ranks.
+    pub fn set_strict(&self, strict: Strict) {
+        self.core.strictness.set(strict);
+    }
+
+    /// How often each operation took which path since the group was made.
+    pub fn counts(&self) -> Vec<PathCount> {
+        self.core.counts.list()
     }
 
     /// The name of the arena that the group allocates from, as in
@@ -157,9 +180,10 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         let arena = &self.core.arena;
         let segment = arena.reserve(bytes)?;
         self.core
+            .link()
             .ledger()
             .touch(arena.id, segment, || arena.segment(segment));
-        round::settle(&self.core, site)
+        round::settle(&self.core, site, Due::Call)
     }
 
     /// A buffer of this group for `len` elements, in this thread's innermost scope of the group's

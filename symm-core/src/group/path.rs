@@ -55,6 +55,21 @@ pub enum Reason {
     TooLarge,
 }
 
+impl Reason {
+    /// All reasons, in the order of their numbers.
+    pub(crate) const ALL: [Reason; 9] = [
+        Reason::SingleRank,
+        Reason::Empty,
+        Reason::Disabled,
+        Reason::Foreign,
+        Reason::NoKernel,
+        Reason::Unsupported,
+        Reason::NotDirect,
+        Reason::Defect,
+        Reason::TooLarge,
+    ];
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

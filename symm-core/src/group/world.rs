@@ -2,13 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Group;
+use super::communicator::Communicator;
 use super::config::Config;
+use super::connect::{connect, cut};
 use super::core::GroupCore;
+use super::join::{Hosts, join};
+use super::strict::Strict;
 use super::tag::{Dyn, GroupTag};
 use crate::Cuda;
+use crate::agreement::vitals::Vitals;
+use crate::agreement::world::WorldBoard;
 use crate::backend::Backend;
 use crate::backend::driver::{Seat, Split};
 use crate::capture::active;
@@ -32,29 +38,40 @@ pub(crate) struct Rank<B: Backend> {
     pub(crate) device: Arc<B::Device>,
     pub(crate) stream: B::Stream,
     pub(crate) pool: Arc<PoolCore<B>>,
-    /// The communicator of all ranks, from which groups are split. `None` only while it is being
-    /// dropped.
-    comm: Option<B::Comm>,
+    pub(crate) hosts: Hosts,
+    pub(crate) vitals: Arc<Vitals<B>>,
+    /// What groups may do when they are made.
+    pub(crate) strict: Strict,
+    /// The communicator of all ranks, from which groups are split. Replaced when the world is
+    /// rebuilt; `None` only while it is being dropped.
+    pub(crate) trunk: Mutex<Option<Arc<Communicator<B>>>>,
     /// Splits made so far; the lock keeps two threads from splitting at once.
-    splits: Mutex<u64>,
-    poison: OnceLock<Box<str>>,
+    pub(crate) splits: Mutex<u64>,
+    /// To be rebuilt with the world.
+    groups: Mutex<Vec<Weak<GroupCore<B>>>>,
 }
 
 impl<B: Backend> Rank<B> {
     /// Fails once the world has failed.
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        match self.poison.get() {
-            None => Ok(()),
-            Some(cause) => Err(Error::Poisoned {
-                cause: cause.clone(),
-            }),
-        }
+        self.vitals.check()
     }
 
     /// Ends the world for all ranks; the first cause stays.
     pub(crate) fn poison(&self, cause: &Error) {
-        let cause = self.poison.get_or_init(|| cause.to_string().into());
-        self.seat.rendezvous.fail(cause);
+        self.vitals.poison(cause);
+    }
+
+    pub(crate) fn add_group(&self, group: &Arc<GroupCore<B>>) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.retain(|known| known.strong_count() > 0);
+        groups.push(Arc::downgrade(group));
+    }
+
+    pub(crate) fn live_groups(&self) -> Vec<Arc<GroupCore<B>>> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.iter().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -74,11 +91,12 @@ impl<B: Backend> Fate<B> {
 
 impl<B: Backend> Drop for Rank<B> {
     fn drop(&mut self) {
-        let Some(comm) = self.comm.take() else { return };
+        let trunk = self.trunk.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(comm) = trunk.take() else { return };
         let (device, stream) = (Arc::clone(&self.device), self.stream.clone());
         self.pool
             .reaper
-            .aside(move || B::synchronize(&stream).and(B::destroy(&device, comm)));
+            .aside(move || B::synchronize(&stream).and(comm.release(&device)));
     }
 }
 
@@ -168,17 +186,33 @@ impl<B: Backend> World<B> {
     pub(crate) fn open(seat: Seat, config: &Config<B>) -> Result<Self> {
         let device = Arc::new(B::open(&seat, &config.options)?);
         let pool = PoolCore::new(seat.rank, Arc::clone(&device), config.of_pool()?)?;
+        let hosts = join(&seat, config.facts(B::facts(&device))?)?;
+        let everyone: Arc<[usize]> = (0..seat.ranks).collect();
+        let limits = config.of_limits();
+        let board = match limits.checks && seat.ranks > 1 {
+            true => Some(WorldBoard::meet(&seat, &hosts.here(&everyone))?),
+            false => None,
+        };
         let stream = B::new_stream(&device)?;
-        let comm = B::connect(&device, &seat)?;
+        let progress = pool.reaper.progress();
+        let vitals = Vitals::new(&seat, &device, limits, board, progress)?;
         let rank = Arc::new(Rank {
             seat,
             device,
             stream,
             pool,
-            comm: Some(comm),
+            hosts,
+            vitals,
+            strict: match config.of_strict()? {
+                true => Strict::new(),
+                false => Strict::off(),
+            },
+            trunk: Mutex::new(None),
             splits: Mutex::new(0),
-            poison: OnceLock::new(),
+            groups: Mutex::default(),
         });
+        let trunk = connect(&rank, Split::world(&rank.seat))?;
+        *rank.trunk.lock().unwrap_or_else(PoisonError::into_inner) = Some(trunk);
         routing::set_home(&rank);
         Ok(Self {
             pool: Pool::new(&rank),
@@ -254,6 +288,25 @@ impl<B: Backend> World<B> {
         self.rank.check()
     }
 
+    /// Fails once the world has failed, on whichever rank, and says why. For after waits that this
+    /// crate does not see, such as cudarc's: a kernel that waited for a peer is released when the
+    /// world fails, and its stream then reports success.
+    ///
+    /// ```
+    /// use symm_core::{Host, World};
+    /// World::<Host>::run(2, |world| {
+    ///     // stream.synchronize()?, by the CUDA library
+    ///     world.check()
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::Unrecoverable`].
+    pub fn check(&self) -> Result<()> {
+        self.rank.check()
+    }
+
     /// Cuts groups out of the world: the ranks with the same `color` form one, ordered by `key`,
     /// then by their rank in the world. A collective: all ranks of the world call it at the same
     /// point, with the same tag.
@@ -306,18 +359,16 @@ impl<B: Backend> World<B> {
                 key: key as u64,
             },
         )?;
-        let comm = self.rank.comm.as_ref().ok_or_else(|| Error::Config {
-            what: "the world is being dropped".into(),
-        })?;
-        let comm = B::split(&self.rank.device, comm, &split)?;
-        Ok(Group::new(GroupCore::new::<G>(
+        let comm = cut(&self.rank, &split)?;
+        let group = GroupCore::new::<G>(
             &self.rank,
             name,
             comm,
             Some(split.id),
             split.rank,
             split.members,
-        )))
+        )?;
+        Ok(Group::new(group))
     }
 
     /// Exchanges what every rank wants, and works out this rank's group.
@@ -378,15 +429,15 @@ impl<B: Backend> World<B> {
         comm: B::Comm,
         rank: usize,
         size: usize,
-    ) -> Group<G, B> {
-        Group::new(GroupCore::new::<G>(
-            &self.rank,
-            G::NAME,
-            comm,
-            None,
-            rank,
-            (0..size).collect(),
-        ))
+    ) -> Result<Group<G, B>> {
+        let comm = self.rank.vitals.own(comm);
+        let members = (0..size).collect();
+        let group = GroupCore::new::<G>(&self.rank, G::NAME, comm, None, rank, members)?;
+        Ok(Group::new(group))
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Rank<B>> {
+        &self.rank
     }
 
     /// How far the giving back of what was dropped has come.

@@ -35,6 +35,16 @@ pub(crate) struct Block {
     pub(crate) addr: u64,
 }
 
+/// One segment, as ranks compare it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Surveyed {
+    pub(crate) bytes: u64,
+    /// No block lies in it.
+    pub(crate) empty: bool,
+    /// Of its free ranges.
+    pub(crate) digest: u64,
+}
+
 /// Segments and blocks with a history of their own.
 #[derive(Debug)]
 pub(crate) struct Arena<B: Backend> {
@@ -127,11 +137,54 @@ impl<B: Backend> Arena<B> {
         state.blocks -= 1;
     }
 
+    /// The rolling digest of its allocations, and their number.
+    pub(crate) fn history(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.digest, state.allocations)
+    }
+
     /// Adds one segment of at least `bytes`, and says which.
     pub(crate) fn reserve(&self, bytes: u64) -> Result<usize> {
         let mut state = self.state();
         self.grow(&mut state, self.pool.config.room(bytes))?;
         Ok(state.segments.len() - 1)
+    }
+
+    /// What lies where, by segment: for ranks to compare. What was freed is forgotten but for the
+    /// fact that it is free.
+    pub(crate) fn survey(&self) -> Vec<Surveyed> {
+        let mut state = self.state();
+        state.placement.forget_sizes();
+        let segments = state.segments.iter().enumerate();
+        let survey = segments.map(|(index, segment)| {
+            let free = || state.placement.free_ranges(index);
+            let fold = |digest, (offset, bytes)| {
+                let segment = index;
+                mix(digest, bytes, Position { segment, offset })
+            };
+            Surveyed {
+                bytes: segment.bytes(),
+                empty: free().eq([(0, segment.bytes())]),
+                digest: free().fold(0, fold),
+            }
+        });
+        survey.collect()
+    }
+
+    /// Gives the segments from `keep` on back, which are free as a whole, and begins a new history
+    /// from what is left.
+    pub(crate) fn restart(&self, keep: usize) {
+        let mut state = self.state();
+        let keep = keep.min(state.segments.len());
+        let gone = state.segments.split_off(keep);
+        for (at, segment) in gone.iter().enumerate() {
+            state.placement.remove_segment(keep + at, segment.bytes());
+            state.reserved -= segment.bytes();
+        }
+        (state.digest, state.allocations) = (0, 0);
+        let streams = state.streams.all();
+        drop(state);
+        self.pool.reaper.segments(gone, streams);
     }
 
     /// The segment at `index` of the arena.

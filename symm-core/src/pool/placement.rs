@@ -83,6 +83,25 @@ impl Placement {
         self.front.insert((bytes, position), streams);
     }
 
+    /// Forgets in which sizes blocks were freed: what is left is the set of free ranges.
+    pub(crate) fn forget_sizes(&mut self) {
+        self.merge();
+    }
+
+    /// The free ranges of a segment, in order; blocks that were freed and not merged are left out.
+    pub(crate) fn free_ranges(&self, segment: usize) -> impl Iterator<Item = (u64, u64)> {
+        let first = Position { segment, offset: 0 };
+        let ranges = self.ranges.range(first..);
+        ranges
+            .take_while(move |(position, _)| position.segment == segment)
+            .map(|(position, (bytes, _))| (position.offset, *bytes))
+    }
+
+    /// Takes a segment away that is free as a whole.
+    pub(crate) fn remove_segment(&mut self, segment: usize, bytes: u64) {
+        self.remove(Position { segment, offset: 0 }, bytes);
+    }
+
     /// Merges all freed blocks with their neighbours.
     fn merge(&mut self) {
         for ((bytes, position), streams) in std::mem::take(&mut self.front) {

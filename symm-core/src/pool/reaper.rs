@@ -71,18 +71,7 @@ impl Reaper {
     /// Runs the job on a thread of its own. For what waits for peers, as destroying a communicator
     /// does between processes: they may come to their jobs in another order.
     pub(crate) fn aside(&self, job: impl FnOnce() -> Result<()> + Send + 'static) {
-        self.progress.state().pending += 1;
-        let progress = Arc::clone(&self.progress);
-        let run = move || progress.finish(job());
-        if let Err(error) = thread::Builder::new()
-            .name("symm-destroy".into())
-            .spawn(run)
-        {
-            let what =
-                format!("a communicator is not destroyed, no thread could be started: {error}");
-            self.progress
-                .finish(Err(Error::Config { what: what.into() }));
-        }
+        self.progress.aside("symm-destroy", job);
     }
 
     /// Lets all jobs so far end and keeps later ones waiting while the guard lives: a job may wait for
@@ -149,6 +138,21 @@ impl Drop for Held {
 }
 
 impl Progress {
+    /// Runs the job on a thread of its own, and counts it.
+    pub(crate) fn aside(
+        self: &Arc<Self>,
+        name: &str,
+        job: impl FnOnce() -> Result<()> + Send + 'static,
+    ) {
+        self.state().pending += 1;
+        let progress = Arc::clone(self);
+        let run = move || progress.finish(job());
+        if let Err(error) = thread::Builder::new().name(name.into()).spawn(run) {
+            let what = format!("{name}: no thread could be started: {error}");
+            self.finish(Err(Error::Config { what: what.into() }));
+        }
+    }
+
     /// Waits while the reaper is held.
     fn wait_for_captures(&self) {
         let mut state = self.state();

@@ -43,6 +43,8 @@ struct Book<B: Backend> {
 #[derive(Debug)]
 pub(crate) struct Pending<B: Backend> {
     pub(crate) arena: ArenaId,
+    /// The position of the arena's book, which is the same on all ranks.
+    pub(crate) book: usize,
     pub(crate) index: usize,
     pub(crate) segment: Arc<Segment<B>>,
 }
@@ -97,13 +99,14 @@ impl<B: Backend> Ledger<B> {
 
     /// The segments that wait for a window, in the order that all ranks share.
     pub(crate) fn pending(&self) -> Vec<Pending<B>> {
-        let rows = self.books.iter().flat_map(|book| {
+        let rows = self.books.iter().enumerate().flat_map(|(at, book)| {
             let rows = book.rows.iter().enumerate();
-            rows.map(|(index, row)| (book.arena, index, row))
+            rows.map(move |(index, row)| (book.arena, at, index, row))
         });
-        rows.filter_map(|(arena, index, row)| match row {
+        rows.filter_map(|(arena, book, index, row)| match row {
             Row::Pending(segment) => Some(Pending {
                 arena,
+                book,
                 index,
                 segment: Arc::clone(segment),
             }),

@@ -1,11 +1,11 @@
 //! What one process knows of its world's meetings: who posted what, who left, who failed.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::state::State;
 use super::{Topic, Values, Wake};
 use crate::error::{Error, Result};
 
@@ -15,59 +15,36 @@ pub(super) struct Hub {
     only: Option<usize>,
     state: Mutex<State>,
     /// One for each rank, so that a meeting wakes its members alone.
-    seats: Box<[Condvar]>,
+    seats: Box<[Seat]>,
+    /// Whether any failure or death is known.
     failed: AtomicBool,
 }
 
-struct State {
-    open: HashMap<Topic, Meeting>,
-    ranks: Box<[Place]>,
-    failure: Option<(usize, Box<str>)>,
-    /// The connection to the other processes ended.
-    cut: bool,
-}
-
-/// One rank.
+/// What can be reached of a rank without the lock.
 #[derive(Default)]
-struct Place {
-    left: bool,
-    /// Complete meetings that the rank has not taken yet; empty for ranks of other processes.
-    inbox: HashMap<Topic, Values>,
-    wake: Option<Wake>,
+struct Seat {
+    bell: Condvar,
+    /// A copy of the place's, which changes under the lock.
+    epoch: AtomicU64,
 }
 
-/// A meeting that some member has not come to yet.
-struct Meeting {
-    members: Arc<[usize]>,
-    values: Vec<Option<Vec<u8>>>,
-    missing: usize,
-    /// Two members named different members.
-    conflict: Option<Box<str>>,
-}
-
-impl Meeting {
-    fn missing(&self) -> impl Iterator<Item = usize> {
-        self.members
-            .iter()
-            .zip(&self.values)
-            .filter_map(|(&member, value)| value.is_none().then_some(member))
-    }
+/// How a rank waits for a meeting.
+pub(super) struct Wait<'a> {
+    pub(super) what: &'a str,
+    pub(super) deadline: Duration,
+    /// Goes on although the epoch failed, and leaves the values where they are.
+    pub(super) convenes: bool,
+    /// Ends the wait with an error; asked again after each `nudge`.
+    pub(super) stop: &'a dyn Fn() -> Option<Error>,
 }
 
 impl Hub {
     /// A hub for all ranks, or for one of them when the others are processes of their own.
     pub(super) fn new(ranks: usize, only: Option<usize>) -> Self {
-        let state = State {
-            open: HashMap::new(),
-            ranks: (0..ranks).map(|_| Place::default()).collect(),
-            failure: None,
-            cut: false,
-        };
-        let seats = (0..ranks).map(|_| Condvar::new()).collect();
         Self {
             only,
-            state: Mutex::new(state),
-            seats,
+            state: Mutex::new(State::new(ranks, only)),
+            seats: (0..ranks).map(|_| Seat::default()).collect(),
             failed: AtomicBool::new(false),
         }
     }
@@ -76,97 +53,63 @@ impl Hub {
         self.seats.len()
     }
 
+    /// The epoch of a rank of this process.
+    pub(super) fn epoch(&self, rank: usize) -> u64 {
+        self.seats[rank].epoch.load(Ordering::Acquire)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code of others runs under the lock, so a panic cannot leave the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_here(&self, rank: usize) -> bool {
-        self.only.is_none_or(|only| only == rank)
+    /// Wakes the threads that wait as these ranks; returns what else is to be called, once the lock
+    /// is released.
+    fn wakes(&self, state: &State, ranks: &[usize]) -> Vec<Wake> {
+        let here = ranks
+            .iter()
+            .filter_map(|&rank| Some((rank, state.ranks.get(rank).filter(|place| place.here)?)));
+        here.filter_map(|(rank, place)| {
+            self.seats[rank].bell.notify_all();
+            place.wake.clone()
+        })
+        .collect()
+    }
+
+    /// Changes what is known of the ranks, and wakes all that wait for any.
+    fn announce<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let (changed, wakes) = {
+            let mut state = self.lock();
+            let changed = change(&mut state);
+            self.failed.store(state.any_failure(), Ordering::Release);
+            let all: Vec<usize> = (0..self.ranks()).collect();
+            (changed, self.wakes(&state, &all))
+        };
+        wakes.iter().for_each(|wake| wake());
+        changed
     }
 
     /// Takes the value of any rank, of this process or from the wire.
     pub(super) fn post(
         &self,
         from: usize,
+        epoch: u64,
         topic: Topic,
         members: &Arc<[usize]>,
         value: Vec<u8>,
     ) -> Result<()> {
         let wakes = {
             let mut state = self.lock();
-            let open = state.open.entry(topic).or_insert_with(|| Meeting {
-                members: Arc::clone(members),
-                values: vec![None; members.len()],
-                missing: members.len(),
-                conflict: None,
-            });
-            if open.members != *members {
-                let detail = format!(
-                    "rank {from} meets ranks {members:?}, others meet ranks {:?}",
-                    open.members
-                );
-                open.conflict.get_or_insert(detail.into());
-            }
-            if let Some(place) = open.members.iter().position(|&member| member == from) {
-                if open.values[place].replace(value).is_some() {
-                    return Err(Error::Rendezvous {
-                        rank: from,
-                        why: format!("it posted twice to {topic:?}").into(),
-                    });
-                }
-                open.missing -= 1;
-            }
-            if open.conflict.is_some() {
-                let both: Vec<usize> = open.members.iter().chain(members.iter()).copied().collect();
-                self.wakes(&state, &both)
-            } else if open.missing == 0 {
-                self.deliver(&mut state, topic);
-                self.wakes(&state, members)
-            } else {
-                return Ok(());
-            }
+            let released = state.post(from, (epoch, topic), members, value)?;
+            self.wakes(&state, &released)
         };
         wakes.iter().for_each(|wake| wake());
         Ok(())
     }
 
-    /// Moves a complete meeting to the inboxes of its members.
-    fn deliver(&self, state: &mut State, topic: Topic) {
-        if let Some(meeting) = state.open.remove(&topic) {
-            let values: Values = meeting.values.into_iter().flatten().collect();
-            for &member in meeting
-                .members
-                .iter()
-                .filter(|&&member| self.is_here(member))
-            {
-                if let Some(place) = state.ranks.get_mut(member).filter(|place| !place.left) {
-                    place.inbox.insert(topic, Arc::clone(&values));
-                }
-            }
-        }
-    }
-
-    /// Wakes the threads that wait as these ranks; returns what else is to be called, once the lock
-    /// is released.
-    fn wakes(&self, state: &State, ranks: &[usize]) -> Vec<Wake> {
-        let here = ranks.iter().filter(|&&rank| self.is_here(rank));
-        here.filter_map(|&rank| {
-            self.seats.get(rank)?.notify_all();
-            state.ranks[rank].wake.clone()
-        })
-        .collect()
-    }
-
-    /// Changes what is known of the ranks, and wakes all that wait for any.
-    fn announce(&self, change: impl FnOnce(&mut State)) {
-        let wakes = {
-            let mut state = self.lock();
-            change(&mut state);
-            let all: Vec<usize> = (0..self.ranks()).collect();
-            self.wakes(&state, &all)
-        };
-        wakes.iter().for_each(|wake| wake());
+    /// Whether the rank has posted to a meeting whose values it can still get.
+    pub(super) fn has_posted(&self, rank: usize, epoch: u64, topic: Topic) -> bool {
+        self.lock().has_posted(rank, (epoch, topic))
     }
 
     pub(super) fn try_collect(
@@ -176,153 +119,138 @@ impl Hub {
         what: &str,
     ) -> Result<Option<Values>> {
         let mut state = self.lock();
-        match state.ranks[rank].inbox.remove(&topic) {
+        let key = (state.ranks[rank].epoch, topic);
+        match state.ranks[rank].inbox.remove(&key) {
             Some(values) => Ok(Some(values)),
-            None => state.refusal(rank, topic, what).map_or(Ok(None), Err),
+            None => state.refusal(rank, key, what, false).map_or(Ok(None), Err),
         }
     }
 
-    pub(super) fn collect(
-        &self,
-        rank: usize,
-        topic: Topic,
-        what: &str,
-        deadline: Duration,
-    ) -> Result<Values> {
+    /// Waits for a meeting of the rank's epoch. What ends without values leaves everything as it
+    /// was, so that the rank may wait again.
+    pub(super) fn collect(&self, rank: usize, topic: Topic, wait: &Wait<'_>) -> Result<Values> {
         let start = Instant::now();
         let mut state = self.lock();
+        let key = (state.ranks[rank].epoch, topic);
         loop {
-            if let Some(values) = state.ranks[rank].inbox.remove(&topic) {
+            let inbox = &mut state.ranks[rank].inbox;
+            let values = match wait.convenes {
+                true => inbox.get(&key).cloned(),
+                false => inbox.remove(&key),
+            };
+            if let Some(values) = values {
                 return Ok(values);
             }
-            if let Some(error) = state.refusal(rank, topic, what) {
+            if let Some(error) = (wait.stop)() {
                 return Err(error);
             }
-            let Some(left) = deadline
+            if let Some(error) = state.refusal(rank, key, wait.what, wait.convenes) {
+                return Err(error);
+            }
+            let Some(left) = wait
+                .deadline
                 .checked_sub(start.elapsed())
                 .filter(|left| !left.is_zero())
             else {
-                let missing = state
-                    .open
-                    .get(&topic)
-                    .map(|open| open.missing().collect())
-                    .unwrap_or_default();
                 return Err(Error::Timeout {
                     rank,
-                    missing,
-                    what: what.into(),
+                    missing: state.missing(key),
+                    what: wait.what.into(),
                     after: start.elapsed(),
                 });
             };
             state = self.seats[rank]
+                .bell
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
     }
 
-    pub(super) fn missing(&self, topic: Topic) -> Box<[usize]> {
-        self.lock()
-            .open
-            .get(&topic)
-            .map(|open| open.missing().collect())
-            .unwrap_or_default()
+    /// Has the threads that wait as this rank ask again whether to stop.
+    pub(super) fn nudge(&self, rank: usize) {
+        // Under the lock, or a thread that has asked and does not wait yet would miss it.
+        let _state = self.lock();
+        self.seats[rank].bell.notify_all();
     }
 
-    /// Whether this was the first failure.
-    pub(super) fn fail(&self, rank: usize, cause: &str) -> bool {
-        let mut first = false;
-        self.announce(|state| {
-            first = state.failure.is_none();
-            state.failure.get_or_insert_with(|| (rank, cause.into()));
-            self.failed.store(true, Ordering::Release);
-        });
-        first
+    pub(super) fn missing(&self, rank: usize, topic: Topic) -> Box<[usize]> {
+        let state = self.lock();
+        state.missing((state.ranks[rank].epoch, topic))
     }
 
-    pub(super) fn failure(&self) -> Option<Error> {
+    /// Whether this was the epoch's first failure.
+    pub(super) fn fail(&self, rank: usize, epoch: u64, cause: &str) -> bool {
+        self.announce(|state| state.fail(rank, epoch, cause))
+    }
+
+    pub(super) fn failure(&self, rank: usize) -> Option<Error> {
         // Only a hint that saves the lock; what it guards is read under the lock.
-        self.failed
-            .load(Ordering::Acquire)
-            .then(|| self.lock().failed())
-            .flatten()
+        if !self.failed.load(Ordering::Acquire) {
+            return None;
+        }
+        let state = self.lock();
+        state.failed(state.ranks[rank].epoch)
     }
 
     pub(super) fn wait_failure(&self, rank: usize, deadline: Duration) -> Option<Error> {
         let state = self.lock();
+        let epoch = state.ranks[rank].epoch;
         let (state, _) = self.seats[rank]
-            .wait_timeout_while(state, deadline, |state| state.failure.is_none())
+            .bell
+            .wait_timeout_while(state, deadline, |state| {
+                state.failed(epoch).is_none() && state.ranks[rank].epoch == epoch
+            })
             .unwrap_or_else(PoisonError::into_inner);
-        state.failed()
+        state.failed(epoch)
     }
 
     pub(super) fn leave(&self, rank: usize) {
+        self.announce(|state| state.leave(rank));
+    }
+
+    /// The rank's process is gone without a goodbye.
+    pub(super) fn die(&self, rank: usize, cause: &str) {
+        self.announce(|state| state.die(rank, cause));
+    }
+
+    /// No rank of another process can be heard any more. Rank 0, which carries the posts, died
+    /// unless it said goodbye.
+    pub(super) fn cut(&self, why: &str) {
         self.announce(|state| {
-            state.ranks[rank].left = true;
-            state.ranks[rank].inbox.clear();
+            state.cut = true;
+            let left = |rank: usize| state.ranks[rank].left;
+            if !left(0) && !self.only.is_some_and(left) {
+                state.die(0, &format!("its process died ({why})"));
+            }
         });
     }
 
-    /// No rank of another process can be heard any more. That is a failure unless rank 0, which
-    /// carries the posts, said goodbye.
-    pub(super) fn cut(&self, why: &str) {
-        let mut expected = false;
+    /// Moves a rank of this process to its next epoch.
+    pub(super) fn renew(&self, rank: usize) {
         self.announce(|state| {
-            state.cut = true;
-            expected = state.ranks[0].left || self.only.is_some_and(|only| state.ranks[only].left);
+            let epoch = state.renew(rank);
+            self.seats[rank].epoch.store(epoch, Ordering::Release);
         });
-        if !expected {
-            self.fail(0, &format!("its process died ({why})"));
-        }
+    }
+
+    pub(super) fn has_left(&self, rank: usize) -> bool {
+        self.lock().ranks.get(rank).is_some_and(|place| place.left)
+    }
+
+    pub(super) fn has_died(&self, rank: usize) -> bool {
+        self.lock().ranks.get(rank).is_some_and(|place| place.died)
+    }
+
+    pub(super) fn gone(&self) -> Vec<usize> {
+        let state = self.lock();
+        let gone = |&rank: &usize| state.ranks[rank].left || state.ranks[rank].died;
+        (0..self.ranks()).filter(gone).collect()
     }
 
     pub(super) fn set_wake(&self, rank: usize, wake: Option<Wake>) {
         // The old one is dropped when the lock is not held any more.
         let _old = std::mem::replace(&mut self.lock().ranks[rank].wake, wake);
-    }
-}
-
-impl State {
-    fn failed(&self) -> Option<Error> {
-        self.failure
-            .as_ref()
-            .map(|(rank, cause)| Error::PeerFailed {
-                rank: *rank,
-                cause: cause.clone(),
-            })
-    }
-
-    /// Why waiting for an incomplete meeting makes no sense.
-    fn refusal(&self, rank: usize, topic: Topic, what: &str) -> Option<Error> {
-        let Some(open) = self
-            .open
-            .get(&topic)
-            .filter(|open| open.missing().all(|missing| missing != rank))
-        else {
-            return Some(Error::Rendezvous {
-                rank,
-                why: format!("it collected {what} before it posted, or twice ({topic:?})").into(),
-            });
-        };
-        if let Some(detail) = &open.conflict {
-            return Some(Error::RanksDiffer {
-                group: "the world".into(),
-                what: what.into(),
-                detail: detail.clone(),
-            });
-        }
-        if let Some(error) = self.failed() {
-            return Some(error);
-        }
-        let gone = |rank: usize, with: &str| Error::PeerFailed {
-            rank,
-            cause: format!("it left before {what}{with}").into(),
-        };
-        if let Some(left) = open.missing().find(|&missing| self.ranks[missing].left) {
-            return Some(gone(left, ""));
-        }
-        self.cut
-            .then(|| gone(0, ", and with it the way to the other ranks"))
     }
 }
 

@@ -4,8 +4,13 @@
 //! One interface for ranks as threads, which share one [`Hub`], and for ranks as processes, where
 //! every process has a hub of its own and [`tcp`] carries each post to the hubs of the other
 //! members. It is the channel of set-up, and the wire of the host backend's collectives.
+//!
+//! A world that failed may be rebuilt, and begins a new **epoch**. Posts and failures belong to the
+//! epoch of the end that sent them, so nothing of the failed world reaches the rebuilt one. Who
+//! left or died stays away in every epoch.
 
 mod hub;
+mod state;
 mod tcp;
 mod wire;
 
@@ -13,10 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use hub::Hub;
+use hub::{Hub, Wait};
 use tcp::Link;
 
-/// Names one meeting: all of `members` post to it once, then all can collect. Never used twice.
+/// Names one meeting: all of `members` post to it once, then all can collect. Never used twice in
+/// one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Topic {
     pub(crate) channel: u64,
@@ -40,6 +46,9 @@ pub(crate) type Values = Arc<[Vec<u8>]>;
 
 /// Called when something arrives or fails; must not wait.
 pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// A word of the channel on which all ranks convene.
+const CONVENE: u64 = 0x636F_6E76;
 
 /// One rank's end. Dropping it tells the others that this rank left.
 #[doc(hidden)]
@@ -128,6 +137,11 @@ impl Rendezvous {
         self.hub.ranks()
     }
 
+    /// How often this end was renewed.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.hub.epoch(self.rank)
+    }
+
     /// Posts this rank's value and does not wait. `members` are world ranks, this one among them;
     /// values are collected in their order.
     pub(crate) fn post(&self, topic: Topic, members: &Arc<[usize]>, value: Vec<u8>) -> Result<()> {
@@ -139,13 +153,14 @@ impl Rendezvous {
             );
             return Err(Error::Config { what: what.into() });
         }
+        let epoch = self.epoch();
         if let Some(link) = &self.link
             && members.len() > 1
         {
-            link.post(self.rank, topic, members, &value)
+            link.post(self.rank, epoch, topic, members, &value)
                 .map_err(|error| self.failure().unwrap_or(error))?;
         }
-        self.hub.post(self.rank, topic, members, value)
+        self.hub.post(self.rank, epoch, topic, members, value)
     }
 
     /// The values, once all members have posted; this rank has posted before, and takes them once.
@@ -153,10 +168,34 @@ impl Rendezvous {
         self.hub.try_collect(self.rank, topic, "a meeting with it")
     }
 
-    /// Waits for the values. `Timeout` names the missing ranks; `PeerFailed` comes at once when a
-    /// peer failed or a missing one left.
+    /// Waits for the values. `Timeout` names the missing ranks and leaves everything as it was, so
+    /// that a rank may wait in short turns; `PeerFailed` comes at once when a peer failed or a
+    /// missing one left.
     pub(crate) fn collect(&self, topic: Topic, what: &str, deadline: Duration) -> Result<Values> {
-        self.hub.collect(self.rank, topic, what, deadline)
+        self.collect_unless(topic, what, deadline, &|| None)
+    }
+
+    /// As `collect`, until `stop` gives an error: asked at the start and after each `nudge`, under a
+    /// lock of the rendezvous, so it must not call it.
+    pub(crate) fn collect_unless(
+        &self,
+        topic: Topic,
+        what: &str,
+        deadline: Duration,
+        stop: &dyn Fn() -> Option<Error>,
+    ) -> Result<Values> {
+        let wait = Wait {
+            what,
+            deadline,
+            convenes: false,
+            stop,
+        };
+        self.hub.collect(self.rank, topic, &wait)
+    }
+
+    /// Has those who wait as this rank in `collect_unless` ask again whether to stop.
+    pub(crate) fn nudge(&self) {
+        self.hub.nudge(self.rank);
     }
 
     /// Posts and collects.
@@ -174,26 +213,79 @@ impl Rendezvous {
 
     /// The members that have not posted to a topic that this rank still waits for.
     pub(crate) fn missing(&self, topic: Topic) -> Box<[usize]> {
-        self.hub.missing(topic)
+        self.hub.missing(self.rank, topic)
     }
 
-    /// Tells all ranks that this one failed. The first failure stays.
+    /// Tells all ranks that this one failed, in its epoch. The first failure of an epoch stays.
     pub(crate) fn fail(&self, cause: &str) {
-        if self.hub.fail(self.rank, cause)
+        let epoch = self.epoch();
+        if self.hub.fail(self.rank, epoch, cause)
             && let Some(link) = &self.link
         {
-            link.fail(self.rank, cause);
+            link.fail(self.rank, epoch, cause);
         }
     }
 
-    /// The first failure of any rank, as `PeerFailed`; cheap while there is none.
+    /// The first failure of any rank in this end's epoch, or the death of one, as `PeerFailed`;
+    /// cheap while there is none.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.hub.failure()
+        self.hub.failure(self.rank)
     }
 
     /// Waits until a rank fails, at most for `deadline`.
     pub(crate) fn wait_failure(&self, deadline: Duration) -> Option<Error> {
         self.hub.wait_failure(self.rank, deadline)
+    }
+
+    /// Ranks that will never come again: they said goodbye, or their process died.
+    pub(crate) fn gone(&self) -> Vec<usize> {
+        self.hub.gone()
+    }
+
+    /// Whether the rank said goodbye.
+    pub(crate) fn has_left(&self, rank: usize) -> bool {
+        self.hub.has_left(rank)
+    }
+
+    /// Whether the rank's process ended without a goodbye. Never known of threads.
+    pub(crate) fn has_died(&self, rank: usize) -> bool {
+        self.hub.has_died(rank)
+    }
+
+    /// An exchange of all ranks of the world although their epoch has failed, by which they make
+    /// ready for the next one. `PeerFailed` at once when a rank that has not come is gone, `Timeout`
+    /// names those who are not.
+    ///
+    /// Apart from [`renew`](Self::renew), so that several exchanges can be made before the epoch
+    /// changes: a rank that finds in the last of them that it cannot go on is still in the epoch
+    /// that failed, with all others.
+    ///
+    /// Each `step` is one exchange of the epoch. A rank may repeat one, after a `Timeout` or from
+    /// the start of an attempt that came to nothing: its first value counts, and the values of a
+    /// finished step stay to be had until the epoch ends.
+    pub(crate) fn convene(&self, step: u64, value: Vec<u8>, deadline: Duration) -> Result<Values> {
+        let topic = Topic {
+            channel: Topic::channel(&[CONVENE]),
+            step,
+        };
+        if !self.hub.has_posted(self.rank, self.epoch(), topic) {
+            let everyone: Arc<[usize]> = (0..self.ranks()).collect();
+            self.post(topic, &everyone, value)?;
+        }
+        let wait = Wait {
+            what: "the rebuild of the world",
+            deadline,
+            convenes: true,
+            stop: &|| None,
+        };
+        self.hub.collect(self.rank, topic, &wait)
+    }
+
+    /// Moves this end to the next epoch: posts, meetings and failures of the one before are over
+    /// for it. All ranks have agreed to by a [`convene`](Self::convene); each moves on its own, and
+    /// what one that is ahead posts is kept for the others.
+    pub(crate) fn renew(&self) {
+        self.hub.renew(self.rank);
     }
 
     /// Has `wake` called whenever a meeting of this rank is complete, or a rank failed or left.
@@ -213,202 +305,4 @@ impl Drop for Rendezvous {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-    use std::thread;
-
-    use super::*;
-
-    const SOON: Duration = Duration::from_secs(20);
-
-    fn topic(step: u64) -> Topic {
-        Topic { channel: 7, step }
-    }
-
-    fn free_port() -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        listener.local_addr().expect("bound").port()
-    }
-
-    /// Runs `rank` on every end of a world of threads, then of one joined by TCP.
-    fn both<R: Send>(ranks: usize, rank: impl Fn(Rendezvous) -> R + Sync) -> [Vec<R>; 2] {
-        let threads = thread::scope(|scope| {
-            let ends = Rendezvous::threads(ranks).into_iter();
-            let running: Vec<_> = ends.map(|end| scope.spawn(|| rank(end))).collect();
-            running
-                .into_iter()
-                .map(|thread| thread.join().expect("rank"))
-                .collect()
-        });
-        let port = free_port();
-        let joined = thread::scope(|scope| {
-            let rank = &rank;
-            let start = move |me| {
-                rank(Rendezvous::connect(me, ranks, "127.0.0.1", port, SOON).expect("connect"))
-            };
-            let running: Vec<_> = (0..ranks)
-                .map(|me| scope.spawn(move || start(me)))
-                .collect();
-            running
-                .into_iter()
-                .map(|thread| thread.join().expect("rank"))
-                .collect()
-        });
-        [threads, joined]
-    }
-
-    #[test]
-    fn values_come_in_the_order_of_the_members_and_run_ahead() {
-        for results in both(3, |end| {
-            let members: Arc<[usize]> = [2, 0, 1].into();
-            for step in 0..50 {
-                end.post(
-                    topic(step),
-                    &members,
-                    vec![end.rank() as u8; 1 + step as usize],
-                )
-                .expect("post");
-            }
-            (0..50)
-                .map(|step| end.collect(topic(step), "a step", SOON).expect("collect")[0].clone())
-                .collect::<Vec<_>>()
-        }) {
-            for values in results {
-                assert!(
-                    values
-                        .iter()
-                        .enumerate()
-                        .all(|(step, value)| *value == vec![2; step + 1])
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn who_is_missing_is_named() {
-        for results in both(3, |end| {
-            let all: Arc<[usize]> = [0, 1, 2].into();
-            let early = (end.rank() == 0)
-                .then(|| end.exchange(topic(0), &all, vec![], "a step", Duration::from_millis(20)));
-            end.exchange(topic(1), &all, vec![], "the end", SOON)
-                .expect("all are there");
-            early
-        }) {
-            let Some(Err(Error::Timeout {
-                rank: 0, missing, ..
-            })) = &results[0]
-            else {
-                panic!("{:?}", results[0])
-            };
-            assert_eq!(missing[..], [1, 2]);
-        }
-    }
-
-    #[test]
-    fn one_that_left_or_failed_is_not_waited_for() {
-        let all_are_there = std::sync::Barrier::new(3);
-        for fails in [false, true] {
-            for results in both(3, |end| {
-                let all: Arc<[usize]> = [0, 1, 2].into();
-                // Nobody fails before all are there: joining would meet the failure first.
-                all_are_there.wait();
-                if end.rank() == 1 {
-                    if fails {
-                        end.fail("out of luck");
-                    }
-                    return None;
-                }
-                Some(end.exchange(topic(0), &all, vec![], "a step", SOON))
-            }) {
-                for result in results.into_iter().flatten() {
-                    let Err(Error::PeerFailed { rank: 1, cause }) = result else {
-                        panic!("{result:?}")
-                    };
-                    assert_eq!(cause.contains("out of luck"), fails, "{cause}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_a_rank_posted_before_it_left_is_kept() {
-        for results in both(2, |end| {
-            let all: Arc<[usize]> = [0, 1].into();
-            end.post(topic(0), &all, vec![end.rank() as u8])
-                .expect("post");
-            if end.rank() == 1 {
-                return None;
-            }
-            thread::sleep(Duration::from_millis(30));
-            Some(end.collect(topic(0), "the last step", SOON))
-        }) {
-            assert!(
-                matches!(&results[0], Some(Ok(values)) if values[1] == [1]),
-                "{results:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn members_that_name_different_meetings_are_told() {
-        for results in both(3, |end| {
-            let mine: Arc<[usize]> = if end.rank() == 0 {
-                [0, 1].into()
-            } else {
-                [0, 1, 2].into()
-            };
-            // Rank 2 cannot know: rank 0 does not send to it.
-            let result = end.exchange(
-                topic(0),
-                &mine,
-                vec![],
-                "a step",
-                if end.rank() < 2 { SOON } else { Duration::ZERO },
-            );
-            let all: Arc<[usize]> = [0, 1, 2].into();
-            let _ = end.exchange(topic(1), &all, vec![], "the end", SOON);
-            (end.rank() < 2).then_some(result)
-        }) {
-            for result in results.into_iter().flatten() {
-                assert!(
-                    matches!(result, Err(Error::RanksDiffer { .. })),
-                    "{result:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn strangers_and_other_worlds_are_refused() {
-        let port = free_port();
-        thread::scope(|scope| {
-            let hub = scope.spawn(|| {
-                Rendezvous::connect_with(
-                    [1; 16],
-                    0,
-                    2,
-                    "127.0.0.1",
-                    port,
-                    Duration::from_millis(600),
-                )
-            });
-            for (token, ranks, says) in [([2; 16], 2, "token"), ([1; 16], 3, "WORLD_SIZE")] {
-                let refused = Rendezvous::connect_with(token, 1, ranks, "127.0.0.1", port, SOON);
-                let Err(Error::Rendezvous { why, .. }) = &refused else {
-                    panic!("{refused:?}")
-                };
-                assert!(why.contains(says), "{why}");
-            }
-            let alone = hub.join().expect("rank 0");
-            assert!(
-                matches!(&alone, Err(Error::Timeout { missing, .. }) if missing[..] == [1]),
-                "{alone:?}"
-            );
-        });
-        let nobody = Rendezvous::connect(1, 2, "127.0.0.1", free_port(), Duration::from_millis(50));
-        assert!(
-            matches!(nobody, Err(Error::Rendezvous { .. })),
-            "{nobody:?}"
-        );
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 /// Keeps strangers on a shared machine out of a world.
 pub(super) type Token = [u8; 16];
 
-const MAGIC: &[u8; 8] = b"symmrdv1";
+const MAGIC: &[u8; 8] = b"symmrdv2";
 const HELLO: usize = MAGIC.len() + size_of::<Token>() + 8;
 
 /// Between two attempts to connect: ranks start at different times.
@@ -224,17 +224,18 @@ fn listen(hub: &Hub, mut stream: TcpStream) {
             (
                 from,
                 Body::Post {
+                    epoch,
                     topic,
                     members,
                     value,
                 },
-            ) => drop(hub.post(from, topic, &members, value.to_vec())),
-            (from, Body::Fail(cause)) => drop(hub.fail(from, cause)),
+            ) => drop(hub.post(from, epoch, topic, &members, value.to_vec())),
+            (from, Body::Fail { epoch, cause }) => drop(hub.fail(from, epoch, cause)),
             (from, Body::Left) => hub.leave(from),
-            (from, Body::Died) => drop(hub.fail(
+            (from, Body::Died) => hub.die(
                 from,
                 "its process died, or dropped its connection without a goodbye",
-            )),
+            ),
         }
         Ok(Some(()))
     };
@@ -255,6 +256,7 @@ impl Link {
     pub(super) fn post(
         &self,
         from: usize,
+        epoch: u64,
         topic: Topic,
         members: &Arc<[usize]>,
         value: &[u8],
@@ -262,6 +264,7 @@ impl Link {
         let frame = Frame::new(
             from,
             &Body::Post {
+                epoch,
                 topic,
                 members: Arc::clone(members),
                 value,
@@ -273,9 +276,15 @@ impl Link {
         })
     }
 
-    pub(super) fn fail(&self, from: usize, cause: &str) {
+    pub(super) fn fail(&self, from: usize, epoch: u64, cause: &str) {
         // Whoever cannot be told sees the connection break.
-        let _ = self.send(&Frame::new(from, &Body::Fail(cause)));
+        let _ = self.send(&Frame::new(from, &Body::Fail { epoch, cause }));
+    }
+
+    /// Ends the connection without a goodbye, as the end of the process does.
+    #[cfg(test)]
+    pub(super) fn sever(&self) {
+        lock(&self.stream).shutdown(Shutdown::Both).expect("open");
     }
 
     /// Says goodbye.
@@ -371,7 +380,7 @@ impl Relay {
                     .iter()
                     .filter(|&&to| to != rank)
                     .for_each(|&to| self.pass(to, &frame)),
-                (_, Body::Fail(_)) => self.tell_others(rank, &frame),
+                (_, Body::Fail { .. }) => self.tell_others(rank, &frame),
                 (_, Body::Left | Body::Died) => {
                     self.tell_others(rank, &frame);
                     *lock(&self.exits[rank]) = Exit::Gone;

@@ -18,14 +18,15 @@ const DIED: u8 = 4;
 /// What a frame says.
 #[derive(Debug, PartialEq)]
 pub(super) enum Body<'a> {
-    /// A value for a meeting.
+    /// A value for a meeting of an epoch.
     Post {
+        epoch: u64,
         topic: Topic,
         members: Arc<[usize]>,
         value: &'a [u8],
     },
-    /// The rank failed.
-    Fail(&'a str),
+    /// The rank failed in an epoch.
+    Fail { epoch: u64, cause: &'a str },
     /// The rank said goodbye.
     Left,
     /// The rank's connection ended without a goodbye.
@@ -42,12 +43,14 @@ impl Frame {
         bytes.extend((from as u32).to_le_bytes());
         match body {
             Body::Post {
+                epoch,
                 topic,
                 members,
                 value,
             } => {
-                bytes.reserve(32 + 4 * members.len() + value.len());
+                bytes.reserve(40 + 4 * members.len() + value.len());
                 bytes.push(POST);
+                bytes.extend(epoch.to_le_bytes());
                 bytes.extend(topic.channel.to_le_bytes());
                 bytes.extend(topic.step.to_le_bytes());
                 bytes.extend((members.len() as u32).to_le_bytes());
@@ -56,8 +59,9 @@ impl Frame {
                     .for_each(|&member| bytes.extend((member as u32).to_le_bytes()));
                 bytes.extend(*value);
             }
-            Body::Fail(cause) => {
+            Body::Fail { epoch, cause } => {
                 bytes.push(FAIL);
+                bytes.extend(epoch.to_le_bytes());
                 bytes.extend(cause.as_bytes());
             }
             Body::Left => bytes.push(LEFT),
@@ -101,6 +105,7 @@ impl Frame {
         let from = word(&mut rest)? as usize;
         let body = match byte(&mut rest)? {
             POST => {
+                let epoch = long(&mut rest)?;
                 let topic = Topic {
                     channel: long(&mut rest)?,
                     step: long(&mut rest)?,
@@ -116,12 +121,16 @@ impl Frame {
                     return Err(garbled());
                 }
                 Body::Post {
+                    epoch,
                     topic,
                     members,
                     value: rest,
                 }
             }
-            FAIL => Body::Fail(std::str::from_utf8(rest).map_err(|_| garbled())?),
+            FAIL => Body::Fail {
+                epoch: long(&mut rest)?,
+                cause: std::str::from_utf8(rest).map_err(|_| garbled())?,
+            },
             LEFT => Body::Left,
             DIED => Body::Died,
             _ => return Err(garbled()),
@@ -167,11 +176,16 @@ mod tests {
             step: 3,
         };
         let post = Body::Post {
+            epoch: 5,
             topic,
             members: [2, 0].into(),
             value: b"value",
         };
-        for body in [post, Body::Fail("cause"), Body::Left, Body::Died] {
+        let fail = Body::Fail {
+            epoch: u64::MAX,
+            cause: "cause",
+        };
+        for body in [post, fail, Body::Left, Body::Died] {
             let sent = Frame::new(2, &body);
             let read = Frame::read(&mut sent.bytes()).expect("whole").expect("one");
             assert_eq!(read.open(3).expect("sound"), (2, body));

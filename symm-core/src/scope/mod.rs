@@ -5,6 +5,7 @@ pub(crate) mod routing;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use self::routing::{Entry, Kind, Token};
 use crate::Cuda;
@@ -19,7 +20,7 @@ use crate::group::core::GroupCore;
 use crate::group::tag::{Dyn, GroupTag};
 use crate::group::world::Fate;
 use crate::pool::usage::Claim;
-use crate::registration::round;
+use crate::registration::round::{self, Due};
 use crate::site::Site;
 
 /// A frame of the thread's routing stack, closed when it is dropped. Stays on its thread.
@@ -82,9 +83,13 @@ impl<B: Backend> Drop for Frame<B> {
 /// ```
 #[must_use = "a scope redirects allocation while it is open: keep it, and close() it"]
 pub struct Scope<G: GroupTag = Dyn, B: Backend = Cuda> {
-    frame: Frame<B>,
+    /// `None` once it is closed.
+    frame: Option<Frame<B>>,
+    site: Site,
     group: Arc<GroupCore<B>>,
     enabled: bool,
+    /// How manieth scope of the group on this rank it is.
+    number: u64,
     _group: PhantomData<fn() -> G>,
 }
 
@@ -102,9 +107,11 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
             },
         )?;
         Ok(Self {
-            frame,
+            frame: Some(frame),
+            site,
             group: Arc::clone(group),
             enabled,
+            number: group.scopes.fetch_add(1, Ordering::Relaxed),
             _group: PhantomData,
         })
     }
@@ -115,13 +122,20 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     /// # Errors
     /// [`Error::Registration`]; [`Error::ScopeOrder`] when a scope opened inside is still open or
     /// was leaked.
-    pub fn close(self) -> Result<()> {
-        let site = self.frame.site;
-        self.frame.close()?;
+    pub fn close(mut self) -> Result<()> {
+        if let Some(frame) = self.frame.take() {
+            frame.close()?;
+        }
         match self.enabled {
-            true => round::settle(&self.group, site),
+            true => round::settle(&self.group, self.site, self.due()),
             false => Ok(()),
         }
+    }
+
+    fn due(&self) -> Due {
+        let link = self.group.link();
+        let mark = link.agreement.as_ref();
+        mark.map_or(Due::Call, |board| Due::Scope(board.scope(self.number)))
     }
 
     /// A buffer of this scope's group for `len` elements; undefined contents on CUDA, zeros on the
@@ -155,7 +169,20 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
 
     /// Where the scope was opened.
     pub fn site(&self) -> Site {
-        self.frame.site
+        self.site
+    }
+}
+
+impl<G: GroupTag, B: Backend> Drop for Scope<G, B> {
+    /// Of a scope that was not closed: it was left by an error or a panic. Never waits.
+    fn drop(&mut self) {
+        let Some(frame) = self.frame.take() else {
+            return;
+        };
+        drop(frame);
+        if let (true, Some(agreement)) = (self.enabled, &self.group.link().agreement) {
+            agreement.leave_scope(agreement.scope(self.number), self.site);
+        }
     }
 }
 
@@ -163,7 +190,7 @@ impl<G: GroupTag, B: Backend> fmt::Debug for Scope<G, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scope")
             .field("group", &self.group.label())
-            .field("site", &self.frame.site)
+            .field("site", &self.site)
             .field("enabled", &self.enabled)
             .finish()
     }

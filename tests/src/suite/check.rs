@@ -46,7 +46,7 @@ impl Failure {
 
     /// Whether it only repeats what happened on another rank.
     pub fn is_echo(&self) -> bool {
-        matches!(&self.what, What::Error(error) if matches!(root(error), Error::PeerFailed { .. }))
+        matches!(&self.what, What::Error(error) if matches!(root(error), Error::PeerFailed { .. } | Error::Poisoned { .. }))
     }
 }
 

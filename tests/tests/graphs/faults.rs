@@ -96,7 +96,7 @@ fn one_rank_fails(fault: Fault, expected: impl Fn(&Error) -> bool + Sync) -> Out
         let outcome = graphs.capture_reserved(&need, world.stream(), |_| summed(&tp, &x));
         match (outcome.map(drop), world.rank()) {
             (Err(error), 1) if expected(&error) => {}
-            (Err(Error::PeerFailed { rank: 1, .. }), 0 | 2) => {}
+            (Err(Error::PeerFailed { rank: 1, .. } | Error::Poisoned { rank: 1, .. }), 0 | 2) => {}
             (other, _) => return wrong(other),
         }
         let stats = graphs.stats();
@@ -178,7 +178,9 @@ fn leaves_in_prime() -> Outcome {
         Ok(())
     });
     let told = |result: &Result<()>| match result {
-        Err(Error::PeerFailed { rank: 2, cause }) => cause.contains("disk full"),
+        Err(Error::PeerFailed { rank: 2, cause } | Error::Poisoned { rank: 2, cause }) => {
+            cause.contains("disk full")
+        }
         Err(Error::Registration { cause, .. }) => cause.to_string().contains("disk full"),
         _ => false,
     };

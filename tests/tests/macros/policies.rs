@@ -37,7 +37,7 @@ impl Layer {
     /// Why the next scope does not open.
     fn poison(&self) -> Box<str> {
         match self.tp.scope() {
-            Err(Error::Poisoned { cause }) => cause,
+            Err(Error::Poisoned { cause, .. }) => cause,
             other => panic!("{other:?}"),
         }
     }

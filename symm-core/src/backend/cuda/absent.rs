@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use super::probe::Probe;
 use super::{Cuda, NAME};
 use crate::backend::call::Call;
-use crate::backend::driver::{Access, Driver, Seat, Split};
+use crate::backend::driver::{Access, Driver, Releases, Seat, Split};
 use crate::capture::CaptureMode;
 use crate::error::{Error, Result};
 use crate::scope::routing::Routing;
@@ -68,11 +68,14 @@ impl Driver for Cuda {
 
     unreachable_without! {
         fn describe(device: &Never) -> String;
+        fn recover(device: &Never) -> Result<()>;
+        fn facts(device: &Never) -> Vec<(String, String)>;
         fn new_stream(device: &Never) -> Result<Never>;
         fn same_stream(a: &Never, &Never) -> bool;
         fn stream_on(device: &Never, &Never) -> bool;
         fn wait_stream(stream: &Never, &Never) -> Result<()>;
         fn synchronize(stream: &Never) -> Result<()>;
+        fn is_done(stream: &Never) -> Result<bool>;
         fn alloc_segment(device: &Never, u64) -> Result<Never>;
         fn segment_base(segment: &Never) -> u64;
         fn free_segment(device: &Never, Never) -> Result<()>;
@@ -85,9 +88,12 @@ impl Driver for Cuda {
         #[requires] fn fence(owner: &Never, u64, u64) -> Result<Never>;
         fn fence_before(fence: &Never, &Never, Access) -> Result<()>;
         fn fence_after(fence: &Never, &Never, Access) -> Result<()>;
-        fn connect(device: &Never, &Seat) -> Result<Never>;
+        fn connect(device: &Never, &Seat, &Split) -> Result<Never>;
         fn split(device: &Never, &Never, &Split) -> Result<Never>;
         fn destroy(device: &Never, Never) -> Result<()>;
+        fn revoke(device: &Never, &Never) -> Result<()>;
+        fn releases(comm: &Never) -> Releases;
+        fn abort(device: &Never, Never) -> Result<()>;
         fn version(comm: &Never) -> u32;
         fn register(device: &Never, &Never, &Never) -> Result<Option<Never>>;
         fn deregister(device: &Never, &Never, Never) -> Result<()>;

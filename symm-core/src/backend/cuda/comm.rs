@@ -2,23 +2,24 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use super::device::Device;
 use super::memory::Segment;
 use super::mode::Relaxed;
 use super::nccl_sys::{
-    Config, Nccl, REGISTERS_IN_CAPTURE, RawComm, RawWindow, SUCCESS, UniqueId, WIN_COLL_SYMMETRIC,
+    Config, Nccl, REGISTERS_IN_CAPTURE, REVOKE_DEFAULT, RawComm, RawWindow, SUCCESS, UniqueId,
+    WIN_COLL_SYMMETRIC,
 };
-use crate::backend::driver::{Seat, Split};
+use crate::backend::driver::{Releases, Seat, Split};
 use crate::error::{Error, Result};
 use crate::rendezvous::Topic;
 
-/// The step of channel 0 at which the unique id is handed out. The steps from 1000 on are this
-/// backend's.
-const UNIQUE_ID_STEP: u64 = 1_000;
+/// The channels on which unique ids are handed out, one for each communicator.
+const UNIQUE_ID: u64 = u64::from_le_bytes(*b"uniqueid");
 
-/// A communicator. One thread at a time calls NCCL with it: the crate sees to that.
+/// A communicator. One thread at a time calls NCCL with it: the crate sees to that. A revoke comes
+/// beside such a call; since it borrows the communicator, it never meets one that is destroyed.
 #[derive(Debug)]
 pub struct Comm {
     raw: RawComm,
@@ -26,6 +27,8 @@ pub struct Comm {
     size: usize,
     world_rank: usize,
     owned: bool,
+    /// Whether a revoke was begun. Locked while it is under way.
+    revoked: Mutex<bool>,
     nccl: &'static Nccl,
 }
 
@@ -45,23 +48,24 @@ unsafe impl Send for Window {}
 unsafe impl Sync for Window {}
 
 impl Comm {
-    /// The communicator of the whole world. Its unique id travels over the rendezvous.
-    pub(super) fn connect(device: &Device, seat: &Seat) -> Result<Self> {
+    /// A communicator without a parent. Its unique id, made by the first member, travels over the
+    /// rendezvous.
+    pub(super) fn connect(device: &Device, seat: &Seat, split: &Split) -> Result<Self> {
         device.bind()?;
-        let made = (seat.rank == 0).then(|| unique_id(device)).transpose();
+        let made = (split.rank == 0).then(|| unique_id(device)).transpose();
         // Posted in any case, or the peers would wait for what cannot come.
         let post = made.as_ref().map_or_else(
             |_| Vec::new(),
             |id| id.map_or_else(Vec::new, |id| id.0.to_vec()),
         );
-        let members: Arc<[usize]> = (0..seat.ranks).collect();
         let topic = Topic {
-            channel: 0,
-            step: UNIQUE_ID_STEP,
+            channel: Topic::channel(&[UNIQUE_ID, split.id]),
+            step: 0,
         };
-        let posts =
-            seat.rendezvous
-                .exchange(topic, &members, post, "NCCL's unique id", seat.deadline)?;
+        let (members, what) = (&split.members, "NCCL's unique id");
+        let posts = seat
+            .rendezvous
+            .exchange(topic, members, post, what, seat.deadline)?;
         made?;
         let id = posts
             .first()
@@ -69,10 +73,14 @@ impl Comm {
             .map(UniqueId)
             .ok_or_else(|| Error::Rendezvous {
                 rank: seat.rank,
-                why: "rank 0 could not make NCCL's unique id; its own error says why".into(),
+                why: format!(
+                    "rank {} could not make NCCL's unique id; its own error says why",
+                    members.first().copied().unwrap_or_default()
+                )
+                .into(),
             })?;
 
-        let (ranks, rank) = (seat.ranks, seat.rank);
+        let (ranks, rank) = (members.len(), split.rank);
         Self::made(
             device,
             "ncclCommInitRankConfig",
@@ -175,6 +183,7 @@ impl Comm {
             size: size as usize,
             world_rank: device.rank,
             owned: false,
+            revoked: Mutex::new(false),
             nccl,
         })
     }
@@ -198,8 +207,57 @@ impl Comm {
         self.nccl.version
     }
 
+    /// Ends every wait inside the communicator, of kernels and of calls on other threads. A second
+    /// revoke waits for the first and does nothing, because NCCL refuses it.
+    pub(super) fn revoke(&self, device: &Device) -> Result<()> {
+        if !self.owned {
+            return Err(Error::Unsupported {
+                what: "revoking a communicator that somebody else made",
+                why: "its owner may still use it: abort it there".into(),
+            });
+        }
+        let revoke = self.nccl.ncclCommRevoke.ok_or_else(|| Error::Unsupported {
+            what: "ncclCommRevoke",
+            why: "it comes with NCCL 2.28.7; until then, what is stuck in NCCL stays so".into(),
+        })?;
+        let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        // NCCL makes the device current itself where it needs it, so an error of an earlier call,
+        // which is told here, must not keep the peers' kernels waiting.
+        if *revoked || !device.bind_to_release().unwrap_or(true) {
+            return Ok(());
+        }
+        *revoked = true;
+        // SAFETY: ours, and alive: destroying it consumes it. NCCL allows this call beside others.
+        device.check("ncclCommRevoke", unsafe {
+            revoke(self.raw, REVOKE_DEFAULT)
+        })
+    }
+
+    /// What a revoke can end.
+    pub(super) fn releases(&self) -> Releases {
+        match self.owned && self.nccl.ncclCommRevoke.is_some() {
+            true => Releases::of(self.nccl.version),
+            false => Releases::Nothing,
+        }
+    }
+
+    /// Ends it without its peers. Somebody else's communicator is left to them.
+    pub(super) fn abort(self, device: &Device) -> Result<()> {
+        // As for a revoke: an earlier error must not keep it.
+        if !self.owned || !device.bind_to_release().unwrap_or(true) {
+            return Ok(());
+        }
+        // SAFETY: ours, and gone after this: `self` is consumed.
+        device.check("ncclCommAbort", unsafe {
+            (device.nccl.ncclCommAbort)(self.raw)
+        })
+    }
+
     /// One that failed is aborted, because an orderly end would wait for peers that do not come.
     pub(super) fn destroy(self, device: &Device) -> Result<()> {
+        if *self.revoked.lock().unwrap_or_else(PoisonError::into_inner) {
+            return self.abort(device);
+        }
         if !self.owned || !device.bind_to_release()? {
             return Ok(());
         }

@@ -79,6 +79,16 @@ impl Device {
         }
     }
 
+    /// Nothing has to be mended: an error that a destructor recorded is of the failed world, and is
+    /// dropped. Fails where the context is lost, with which every call fails from then on.
+    pub(super) fn recover(&self) -> Result<()> {
+        let _ = self.context.check_err();
+        self.bind()?;
+        result::mem_get_info()
+            .map(drop)
+            .map_err(|error| self.error("cuMemGetInfo", error))
+    }
+
     /// Keeps the next kernel on the stream from starting before the last one is done, where a defect
     /// of NCCL lets it.
     pub(super) fn separate(&self, stream: &CudaStream) -> Result<()> {
@@ -181,6 +191,24 @@ pub(super) fn synchronize(stream: &CudaStream) -> Result<()> {
     stream
         .synchronize()
         .map_err(|error| stream_error(stream, "cuStreamSynchronize", error))
+}
+
+/// A stream that is being captured has no work of its own, and a query would break the capture: it is
+/// not done.
+pub(super) fn is_done(stream: &CudaStream) -> Result<bool> {
+    let error = |call| move |error| stream_error(stream, call, error);
+    let capturing = stream
+        .capture_status()
+        .map_err(error("cuStreamIsCapturing"))?;
+    if capturing != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+        return Ok(false);
+    }
+    // SAFETY: the stream is alive, and its context, which `capture_status` made current, as well.
+    match unsafe { sys::cuStreamQuery(stream.cu_stream()) } {
+        sys::CUresult::CUDA_SUCCESS => Ok(true),
+        sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+        code => Err(error("cuStreamQuery")(DriverError(code))),
+    }
 }
 
 pub(super) fn probe() -> Probe {

@@ -11,9 +11,9 @@ use super::device::{self, Device};
 use super::fence::Fence;
 use super::graph::Graph;
 use super::memory::{self, Plain, Segment};
-use super::{Cuda, NAME, collective, kernels};
+use super::{Cuda, NAME, collective, facts, kernels};
 use crate::backend::call::Call;
-use crate::backend::driver::{Access, Driver, Seat, Split};
+use crate::backend::driver::{Access, Driver, Releases, Seat, Split};
 use crate::capture::CaptureMode;
 use crate::error::Result;
 use crate::scope::routing::Routing;
@@ -46,6 +46,14 @@ impl Driver for Cuda {
         format!("cuda:{}", device.context.ordinal())
     }
 
+    fn recover(device: &Device) -> Result<()> {
+        device.recover()
+    }
+
+    fn facts(device: &Device) -> Vec<(String, String)> {
+        facts::of(device)
+    }
+
     fn new_stream(device: &Device) -> Result<Self::Stream> {
         device.new_stream()
     }
@@ -64,6 +72,10 @@ impl Driver for Cuda {
 
     fn synchronize(stream: &Self::Stream) -> Result<()> {
         device::synchronize(stream)
+    }
+
+    fn is_done(stream: &Self::Stream) -> Result<bool> {
+        device::is_done(stream)
     }
 
     fn alloc_segment(device: &Device, bytes: u64) -> Result<Segment> {
@@ -119,8 +131,8 @@ impl Driver for Cuda {
         fence.after(stream)
     }
 
-    fn connect(device: &Device, seat: &Seat) -> Result<Comm> {
-        Comm::connect(device, seat)
+    fn connect(device: &Device, seat: &Seat, split: &Split) -> Result<Comm> {
+        Comm::connect(device, seat, split)
     }
 
     fn split(device: &Device, parent: &Comm, split: &Split) -> Result<Comm> {
@@ -129,6 +141,18 @@ impl Driver for Cuda {
 
     fn destroy(device: &Device, comm: Comm) -> Result<()> {
         comm.destroy(device)
+    }
+
+    fn revoke(device: &Device, comm: &Comm) -> Result<()> {
+        comm.revoke(device)
+    }
+
+    fn releases(comm: &Comm) -> Releases {
+        comm.releases()
+    }
+
+    fn abort(device: &Device, comm: Comm) -> Result<()> {
+        comm.abort(device)
     }
 
     fn version(comm: &Comm) -> u32 {

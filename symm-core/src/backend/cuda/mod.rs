@@ -46,6 +46,8 @@ mod device;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
+mod facts;
+#[cfg(feature = "cuda")]
 mod fence;
 #[cfg(feature = "cuda")]
 mod foreign;

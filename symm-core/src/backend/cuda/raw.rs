@@ -26,7 +26,7 @@ impl<G: GroupTag> Group<G, Cuda> {
         // SAFETY: the caller vouches for the communicator.
         let comm = unsafe { Comm::adopt(world.raw_device(), comm) }?;
         let (rank, size) = (comm.rank(), comm.size());
-        Ok(world.adopt(comm, rank, size))
+        world.adopt(comm, rank, size)
     }
 
     /// The group's `ncclComm_t`, for calls that this crate does not have. Valid while the group
@@ -38,6 +38,6 @@ impl<G: GroupTag> Group<G, Cuda> {
     /// # Errors
     /// Never while a handle of the group is alive.
     pub fn as_raw(&self) -> Result<*mut c_void> {
-        self.core().comm().map(Comm::as_raw)
+        self.core().link().comm().map(Comm::as_raw)
     }
 }

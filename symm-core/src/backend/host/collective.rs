@@ -43,12 +43,21 @@ impl Part {
     }
 }
 
+/// What a kernel that was released leaves in its destination: anything.
+pub(super) const GARBAGE: u8 = 0xCB;
+
 /// Calls that progress together: all are posted before any is waited for.
 #[derive(Debug)]
 pub(super) struct Collective {
     comm: Arc<Members>,
     parts: Vec<Part>,
     begun: Instant,
+    /// When it was seen first that a peer failed, or left.
+    failed: Option<(Instant, Error)>,
+    /// Not all that it contributes was posted.
+    unposted: bool,
+    /// It does not wait any more, because its communicator was revoked.
+    released: bool,
 }
 
 impl Collective {
@@ -57,6 +66,9 @@ impl Collective {
             comm: Arc::clone(comm),
             parts,
             begun: Instant::now(),
+            failed: None,
+            unposted: false,
+            released: false,
         }
     }
 
@@ -75,37 +87,73 @@ impl Collective {
             memory.bytes(part.send.0, part.send.1)?;
             memory.bytes(part.recv.0, part.recv.1)?;
         }
+        self.unposted = self.is_released() || self.comm.is_stale();
+        if self.unposted {
+            return Ok(());
+        }
         for part in self.parts.iter().filter(|part| part.posts()) {
             let mut value = part.header.encode();
             value.extend(memory.bytes(part.send.0, part.send.1)?);
-            self.comm
-                .rendezvous
-                .post(part.topic, &part.members, value)?;
+            let posted = self.comm.rendezvous.post(part.topic, &part.members, value);
+            // A kernel does not hear of a peer that is gone: it waits.
+            if let Err(error) = posted {
+                self.failed = Some(suffered(error)?);
+                self.unposted = true;
+                break;
+            }
         }
         Ok(())
     }
 
-    /// Whether all values have arrived.
+    /// Whether its kernel, if it waits, goes on without its peers.
+    fn is_released(&self) -> bool {
+        // The calls of a group are one kernel.
+        let symmetric = self.parts.iter().any(|part| part.header.symmetric);
+        self.comm.is_released(symmetric)
+    }
+
+    /// Whether it waits no more: all values have arrived, or it was released.
     pub(super) fn poll(&mut self) -> Result<bool> {
-        let mut all = true;
+        // Without a post, or in another epoch, nothing can arrive.
+        let cut_off = self.unposted || self.comm.is_stale();
+        let mut all = !cut_off;
         for part in self
             .parts
             .iter_mut()
-            .filter(|part| part.collects() && part.values.is_none())
+            .filter(|part| !cut_off && part.collects() && part.values.is_none())
         {
-            part.values = self.comm.rendezvous.try_collect(part.topic)?;
+            match self.comm.rendezvous.try_collect(part.topic) {
+                Ok(values) => part.values = values,
+                Err(error) => {
+                    let failed = suffered(error)?;
+                    self.failed.get_or_insert(failed);
+                }
+            }
             all &= part.values.is_some();
         }
-        Ok(all)
+        self.released = !all && self.is_released();
+        Ok(all || self.released)
     }
 
     /// When waiting becomes an error.
-    pub(super) fn overdue_at(&self) -> Instant {
-        self.begun + self.comm.deadline
+    pub(super) fn alarm(&self) -> Instant {
+        let deadline = self.begun + self.comm.deadline;
+        match &self.failed {
+            // Revoked, and yet it waits: it cannot be released.
+            Some((since, _)) if !self.comm.is_revoked() => {
+                deadline.min(*since + self.comm.patience)
+            }
+            _ => deadline,
+        }
     }
 
     /// That error.
     pub(super) fn overdue(&self) -> Error {
+        if let Some((_, error)) = &self.failed
+            && self.begun.elapsed() < self.comm.deadline
+        {
+            return error.clone();
+        }
         let late = self
             .parts
             .iter()
@@ -126,8 +174,15 @@ impl Collective {
         }
     }
 
-    /// Compares what the ranks called, and writes this rank's results.
+    /// Compares what the ranks called, and writes this rank's results; or garbage, as NCCL's kernels
+    /// do that were released.
     pub(super) fn finish(&mut self, memory: &mut Memory) -> Result<()> {
+        if self.released {
+            for part in &self.parts {
+                memory.bytes_mut(part.recv.0, part.recv.1)?.fill(GARBAGE);
+            }
+            return Ok(());
+        }
         for part in self.parts.iter().filter(|part| part.values.is_some()) {
             self.compare(part)?;
         }
@@ -174,6 +229,14 @@ impl Collective {
             &self.comm.name,
             &what,
         )
+    }
+}
+
+/// A peer's failure, now; any other error is the collective's own.
+fn suffered(error: Error) -> Result<(Instant, Error)> {
+    match error {
+        Error::PeerFailed { .. } => Ok((Instant::now(), error)),
+        other => Err(other),
     }
 }
 

@@ -2,10 +2,10 @@
 //! registered by all ranks in one order.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
+use super::device::Shared;
 use super::fault::Outcome;
 use super::members::Members;
 use super::options::Options;
@@ -14,15 +14,15 @@ use super::step::Step;
 use super::stream::HostStream;
 use super::window::{Segment, Window};
 use crate::backend::call::Call;
-use crate::backend::driver::{Seat, Split};
+use crate::backend::driver::{Releases, Seat, Split};
 use crate::error::{Error, Result, Rule};
-use crate::rendezvous::Rendezvous;
 
-/// The communicator of the whole world.
-const WORLD: u64 = 1;
 /// What a channel of a communicator is for, beside those of calls.
 const WINDOWS: u64 = 3;
 const START: u64 = 4;
+
+/// `ncclInvalidArgument`.
+const INVALID_ARGUMENT: i32 = 4;
 
 /// A communicator.
 #[derive(Debug)]
@@ -51,80 +51,72 @@ pub(super) struct State {
 }
 
 impl Comm {
-    /// The communicator of all ranks.
-    pub(super) fn connect(options: &Options, seat: &Seat) -> Result<Self> {
-        let split = Split {
-            id: WORLD,
-            color: 0,
-            members: (0..seat.ranks).collect(),
-            rank: seat.rank,
+    /// A communicator without a parent.
+    pub(super) fn connect(options: &Options, seat: &Seat, split: &Split) -> Result<Self> {
+        let members = Members {
+            id: split.id,
+            name: name(split),
+            rank: split.rank,
+            world: Arc::clone(&split.members),
+            rendezvous: Arc::clone(&seat.rendezvous),
+            deadline: seat.deadline,
+            patience: options.patience,
+            epoch: seat.rendezvous.epoch(),
+            releases: Releases::of(options.nccl_version),
+            revoked: AtomicBool::new(false),
         };
-        Self::start(
-            &seat.rendezvous,
-            seat.deadline,
-            options.nccl_version,
-            options.windows,
-            &split,
-        )
+        Self::start(members, None, options.nccl_version, options.windows, split)
     }
 
     /// A communicator of some ranks of this one.
     pub(super) fn split(&self, split: &Split) -> Result<Self> {
+        self.0.check_usable("split")?;
+        let parent = &self.0.members;
         if split
             .members
             .iter()
-            .any(|member| !self.0.members.world.contains(member))
+            .any(|member| !parent.world.contains(member))
         {
-            let what = format!(
-                "ranks {:?} are not all in {}",
-                split.members, self.0.members.name
-            );
+            let what = format!("ranks {:?} are not all in {}", split.members, parent.name);
             return Err(Error::Config { what: what.into() });
         }
-        Self::start(
-            &self.0.members.rendezvous,
-            self.0.members.deadline,
-            self.0.version,
-            self.0.windows,
-            split,
-        )
+        let members = Members {
+            id: split.id,
+            name: name(split),
+            rank: split.rank,
+            world: Arc::clone(&split.members),
+            rendezvous: Arc::clone(&parent.rendezvous),
+            revoked: AtomicBool::new(false),
+            ..**parent
+        };
+        Self::start(members, Some(parent), self.0.version, self.0.windows, split)
     }
 
     fn start(
-        rendezvous: &Arc<Rendezvous>,
-        deadline: Duration,
+        members: Members,
+        parent: Option<&Members>,
         version: u32,
         windows: bool,
         split: &Split,
     ) -> Result<Self> {
-        let Split {
-            id,
-            color,
-            members: world,
-            rank,
-        } = split;
-        let name = format!("communicator {id} of ranks {world:?}").into();
-        if world.get(*rank) != Some(&rendezvous.rank()) {
+        let me = members.rendezvous.rank();
+        if members.world.get(members.rank) != Some(&me) {
             return Err(Error::Config {
-                what: format!("rank {} is not number {rank} of {name}", rendezvous.rank()).into(),
+                what: format!(
+                    "rank {me} is not number {} of {}",
+                    members.rank, members.name
+                )
+                .into(),
             });
         }
-        let rendezvous = Arc::clone(rendezvous);
-        let members = Members {
-            id: *id,
-            name,
-            rank: *rank,
-            world: Arc::clone(world),
-            rendezvous,
-            deadline,
-        };
         let same = [
             u64::from(version),
             u64::from(windows),
-            *color as u64,
-            world.len() as u64,
+            split.color as u64,
+            members.world.len() as u64,
         ];
         members.agree(
+            parent.unwrap_or(&members),
             members.topic(&[START], 0),
             &same,
             same.len(),
@@ -144,14 +136,7 @@ impl Comm {
 
     pub(super) fn destroy(self) -> Result<()> {
         self.0.check_idle("destroyed")?;
-        // Each recorded collective keeps the core.
-        let recorded = Arc::strong_count(&self.0) - 1;
-        if recorded > 0 {
-            let detail = format!(
-                "destroyed while captures and graphs hold {recorded} of its launches: drop them"
-            );
-            return Err(self.0.violation(Rule::GraphAlive, detail));
-        }
+        self.check_unrecorded("destroyed")?;
         match self.0.state().windows.len() {
             0 => Ok(()),
             windows => Err(self.0.violation(
@@ -161,9 +146,68 @@ impl Comm {
         }
     }
 
+    /// Each recorded collective keeps the core.
+    fn check_unrecorded(&self, call: &str) -> Result<()> {
+        match Arc::strong_count(&self.0) - 1 {
+            0 => Ok(()),
+            recorded => {
+                let detail = format!(
+                    "{call} while captures and graphs hold {recorded} of its launches: drop them"
+                );
+                Err(self.0.violation(Rule::GraphAlive, detail))
+            }
+        }
+    }
+
+    pub(super) fn releases(&self) -> Releases {
+        self.0.members.releases
+    }
+
+    /// Releases what waits in the communicator. The kernels that this lets go on are not done yet
+    /// when it returns.
+    pub(super) fn revoke(&self, device: &Shared) -> Result<()> {
+        let members = &self.0.members;
+        if members.releases == Releases::Nothing {
+            return Err(Error::Unsupported {
+                what: "ncclCommRevoke",
+                why: "NCCL has it from 2.28.7 on".into(),
+            });
+        }
+        if self.release(device) {
+            return Err(Error::Backend {
+                rank: members.rendezvous.rank(),
+                call: "ncclCommRevoke",
+                code: INVALID_ARGUMENT,
+                text: format!("{} was revoked before", members.name).into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether that had been done before.
+    fn release(&self, device: &Shared) -> bool {
+        let members = &self.0.members;
+        let before = device.release(|| members.revoked.swap(true, Ordering::AcqRel));
+        members.rendezvous.nudge();
+        before
+    }
+
+    /// Ends the communicator whatever is under way in it, with its windows. Graphs must be gone:
+    /// after a revoke NCCL does not wait for them any more.
+    pub(super) fn abort(self, device: &Shared) -> Result<()> {
+        self.release(device);
+        self.check_unrecorded("aborted")?;
+        let windows = std::mem::take(&mut self.0.state().windows);
+        for window in windows.values() {
+            window.on_segment.fetch_sub(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
     /// Registers the segment on all ranks; `None` where there are no windows, or a fault takes it
     /// away.
     pub(super) fn register(&self, segment: &Segment, outcome: Outcome) -> Result<Option<Window>> {
+        self.0.check_usable("register")?;
         let (ordinal, double) = {
             let mut state = self.0.state();
             (
@@ -174,10 +218,13 @@ impl Comm {
         // A rank that may not register says so, or its peers would wait for it.
         let words = [segment.bytes, ordinal, u64::from(double), segment.base];
         let topic = self.0.members.topic(&[WINDOWS], ordinal);
-        let all =
-            self.0
-                .members
-                .agree(topic, &words, 2, "registering (bytes, how manieth window)")?;
+        let all = self.0.members.agree(
+            &self.0.members,
+            topic,
+            &words,
+            2,
+            "registering (bytes, how manieth window)",
+        )?;
         if double {
             return Err(self.0.violation(
                 Rule::DoubleRegistration,
@@ -287,6 +334,18 @@ impl Core {
         }
     }
 
+    /// An error once the communicator was revoked, or its world rebuilt.
+    pub(super) fn check_usable(&self, call: &str) -> Result<()> {
+        let why = if self.members.is_revoked() {
+            "was revoked"
+        } else if self.members.is_stale() {
+            "is of the world before it was rebuilt"
+        } else {
+            return Ok(());
+        };
+        Err(self.violation(Rule::RevokedComm, format!("{call} on what {why}")))
+    }
+
     /// An error while collectives of the communicator are queued or under way: NCCL would take
     /// windows and buffers from under them.
     fn check_idle(&self, call: &str) -> Result<()> {
@@ -313,6 +372,10 @@ impl Core {
         );
         Err(self.violation(Rule::StaleWindow, detail))
     }
+}
+
+fn name(split: &Split) -> Box<str> {
+    format!("communicator {} of ranks {:?}", split.id, split.members).into()
 }
 
 /// The count before this one.

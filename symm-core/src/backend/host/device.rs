@@ -40,6 +40,9 @@ pub(super) struct State {
     pub(super) changes: Vec<Change>,
     /// The first error of queued work. Nothing runs after it.
     pub(super) dead: Option<Error>,
+    /// How often the device died, and of what it did last.
+    pub(super) deaths: u64,
+    pub(super) last: Option<Error>,
     /// Threads that wait for this device.
     pub(super) waiting: usize,
     /// The engine sleeps until it is woken.
@@ -58,7 +61,7 @@ pub(super) enum Change {
 
 impl Device {
     pub(super) fn open(seat: &Seat, options: &Options) -> Result<Self> {
-        let calls = Calls::new(&seat.rendezvous, seat.deadline, &options.faults);
+        let calls = Calls::new(seat, &options.faults()?)?;
         calls.enter(CallKind::Open)?;
         let rng = options.rng(seat.rank)?;
         let state = State {
@@ -67,6 +70,8 @@ impl Device {
             space: Space::new(seat.rank, options.memory, rng),
             changes: Vec::new(),
             dead: None,
+            deaths: 0,
+            last: None,
             waiting: 0,
             asleep: false,
             mail: false,
@@ -150,7 +155,8 @@ impl Shared {
         }
         state.waiting += 1;
         self.work.notify_one();
-        while state.dead.is_none() && !state.queues.is_done(mark) {
+        let deaths = state.deaths;
+        while state.deaths == deaths && !state.queues.is_done(mark) {
             state.queues.watch(mark);
             state = self
                 .done
@@ -158,7 +164,11 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting -= 1;
-        state.dead.clone().map_or(Ok(()), Err)
+        // It may live again by now, but what this thread waited for was thrown away.
+        match state.deaths == deaths {
+            true => Ok(()),
+            false => state.last.clone().map_or(Ok(()), Err),
+        }
     }
 
     /// Zeroed memory; its address is never handed out again.
@@ -196,6 +206,46 @@ impl Shared {
         state.changes.push(Change::Free(base));
         if std::mem::take(&mut state.asleep) {
             self.work.notify_one();
+        }
+    }
+
+    /// Lets collectives go, by a change of what they look at: no work is enqueued meanwhile.
+    pub(super) fn release<R>(&self, change: impl FnOnce() -> R) -> R {
+        let mut state = self.lock();
+        let changed = change();
+        state.mail = true;
+        state.asleep = false;
+        self.work.notify_one();
+        changed
+    }
+
+    /// The device died, and what was queued is gone. Returns that.
+    pub(super) fn die(&self, error: &Error) -> Vec<Item> {
+        let mut state = self.lock();
+        if state.dead.is_none() {
+            state.dead = Some(error.clone());
+            state.last = Some(error.clone());
+            state.deaths += 1;
+        }
+        let items = state.queues.clear();
+        let freed = items.iter().filter_map(|item| match item {
+            Item::Free(base) => Some(Change::Free(*base)),
+            _ => None,
+        });
+        state.changes.extend(freed);
+        items
+    }
+
+    /// Lets a dead device live again: its queues are empty, its memory is as it was.
+    pub(super) fn recover(&self) -> Result<()> {
+        let mut state = self.lock();
+        match state.dead.take() {
+            // Its engine is gone.
+            Some(ended @ Error::Unavailable { .. }) => {
+                state.dead = Some(ended.clone());
+                Err(ended)
+            }
+            _ => Ok(()),
         }
     }
 

@@ -107,6 +107,10 @@ impl Engine {
                 Step::Work(Next::Run(stream, Item::Collective(collective))) => {
                     self.begin(stream, collective)
                 }
+                Step::Work(Next::Run(stream, Item::Free(base))) => {
+                    self.memory.free(base);
+                    Ok(Did::Item(stream))
+                }
                 Step::Work(Next::Run(stream, Item::Wait(_))) => Ok(Did::Item(stream)),
                 Step::Work(Next::Finish(stream)) => self.finish(stream),
                 Step::Poll => self.poll(),
@@ -130,7 +134,7 @@ impl Engine {
             .in_flight
             .iter()
             .filter(|one| !one.arrived)
-            .map(|one| one.collective.overdue_at())
+            .map(|one| one.collective.alarm())
             .min();
         let mut state = self.device.lock();
         match did {
@@ -228,7 +232,7 @@ impl Engine {
             if one.collective.poll()? {
                 one.arrived = true;
                 self.device.lock().queues.arrived(one.stream);
-            } else if now >= one.collective.overdue_at() {
+            } else if now >= one.collective.alarm() {
                 return Err(one.collective.overdue());
             }
         }
@@ -245,11 +249,7 @@ impl Engine {
 
     /// The device takes no more work, and all who wait for it or for this rank get the error.
     fn end(&mut self, error: Error) {
-        let items = {
-            let mut state = self.device.lock();
-            state.dead.get_or_insert_with(|| error.clone());
-            state.queues.clear()
-        };
+        let items = self.device.die(&error);
         self.device.done.notify_all();
         drop(items);
         self.in_flight.clear();

@@ -3,8 +3,10 @@
 use std::array;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::backend::driver::Seat;
 use crate::error::{Error, Result};
 use crate::rendezvous::Rendezvous;
 
@@ -70,6 +72,12 @@ pub enum What {
     Delay(Duration),
     /// The call fails because the device has no memory.
     OutOfMemory,
+    /// The rank's process is killed (SIGKILL). Only for ranks that are processes.
+    Kill,
+    /// The rank stops for this long, then makes the call. A rank that is a process stops as a whole
+    /// (SIGSTOP), and for as long as its parent pleases: nothing but a SIGCONT from outside lets it
+    /// go on. Of a rank that is a thread the thread alone stops.
+    Stop(Duration),
 }
 
 macro_rules! calls {
@@ -85,7 +93,7 @@ macro_rules! calls {
         pub enum CallKind { $($(#[doc = $doc])+ $kind,)+ }
 
         impl CallKind {
-            const COUNT: usize = [$(CallKind::$kind),+].len();
+            pub(super) const ALL: [CallKind; [$(CallKind::$kind),+].len()] = [$(CallKind::$kind),+];
 
             /// The call's name in messages.
             pub const fn name(self) -> &'static str {
@@ -132,6 +140,12 @@ calls! {
     Deregister = "deregister",
     /// Finding out whether symmetric kernels are in use.
     SymmetricKernels = "symmetric_kernels",
+    /// `ncclCommRevoke`.
+    Revoke = "revoke",
+    /// `ncclCommAbort`.
+    Abort = "abort",
+    /// Making the device usable again after a failure.
+    Recover = "recover",
     /// Enqueuing collectives.
     Launch = "launch",
     /// `cuStreamBeginCapture`.
@@ -157,26 +171,29 @@ pub(super) struct Calls {
     rank: usize,
     deadline: Duration,
     rendezvous: Arc<Rendezvous>,
+    processes: bool,
     faults: Box<[Fault]>,
     all: AtomicU64,
-    kinds: [AtomicU64; CallKind::COUNT],
+    kinds: [AtomicU64; CallKind::ALL.len()],
 }
 
 impl Calls {
-    pub(super) fn new(rendezvous: &Arc<Rendezvous>, deadline: Duration, faults: &[Fault]) -> Self {
-        let rank = rendezvous.rank();
-        Self {
-            rank,
-            deadline,
-            rendezvous: Arc::clone(rendezvous),
-            faults: faults
-                .iter()
-                .filter(|fault| fault.rank == rank)
-                .copied()
-                .collect(),
+    pub(super) fn new(seat: &Seat, faults: &[Fault]) -> Result<Self> {
+        if !seat.processes && faults.iter().any(|fault| fault.what == What::Kill) {
+            return Err(Error::Config {
+                what: "What::Kill ends a process, and with it all ranks that are its threads: start one process a rank".into(),
+            });
+        }
+        let mine = faults.iter().filter(|fault| fault.rank == seat.rank);
+        Ok(Self {
+            rank: seat.rank,
+            deadline: seat.deadline,
+            rendezvous: Arc::clone(&seat.rendezvous),
+            processes: seat.processes,
+            faults: mine.copied().collect(),
             all: AtomicU64::new(0),
             kinds: array::from_fn(|_| AtomicU64::new(0)),
-        }
+        })
     }
 
     /// Calls so far.
@@ -212,23 +229,85 @@ impl Calls {
                 }
                 What::Hang => return Err(self.hang(kind, nth)),
                 What::Null => outcome = Outcome::Null,
-                What::Delay(time) => std::thread::sleep(time),
+                What::Delay(time) => thread::sleep(time),
+                What::Kill => return Err(self.kill()),
+                What::Stop(_) if self.processes => self.stop()?,
+                What::Stop(time) => thread::sleep(time),
             }
         }
         Ok(outcome)
     }
 
-    /// A call that hangs is released by the failure of a peer, or gives up.
+    /// Does not come back.
+    fn kill(&self) -> Error {
+        match signal::kill() {
+            Err(text) => self.unsignalled("kill", text),
+            // The signal is on its way.
+            Ok(()) => loop {
+                thread::park();
+            },
+        }
+    }
+
+    fn stop(&self) -> Result<()> {
+        signal::stop().map_err(|text| self.unsignalled("stop", text))
+    }
+
+    fn unsignalled(&self, call: &'static str, text: String) -> Error {
+        Error::Backend {
+            rank: self.rank,
+            call,
+            code: -1,
+            text: text.into(),
+        }
+    }
+
+    /// A call that hangs is released by the failure of a peer, or gives up. What comes after a
+    /// failure is not released by it.
     fn hang(&self, kind: CallKind, nth: u64) -> Error {
         let start = Instant::now();
-        self.rendezvous
-            .wait_failure(self.deadline)
-            .unwrap_or_else(|| Error::Timeout {
-                rank: self.rank,
-                missing: Box::default(),
-                what: format!("{} (injected hang, call {nth} of the rank)", kind.name()).into(),
-                after: start.elapsed(),
-            })
+        let failure = match kind {
+            CallKind::Revoke | CallKind::Abort | CallKind::Recover => {
+                thread::sleep(self.deadline);
+                None
+            }
+            _ => self.rendezvous.wait_failure(self.deadline),
+        };
+        failure.unwrap_or_else(|| Error::Timeout {
+            rank: self.rank,
+            missing: Box::default(),
+            what: format!("{} (injected hang, call {nth} of the rank)", kind.name()).into(),
+            after: start.elapsed(),
+        })
+    }
+}
+
+/// Signals that a process sends itself.
+#[cfg(unix)]
+mod signal {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    fn send(signal: Signal) -> Result<(), String> {
+        kill_process(getpid(), signal).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn kill() -> Result<(), String> {
+        send(Signal::KILL)
+    }
+
+    pub(super) fn stop() -> Result<(), String> {
+        send(Signal::STOP)
+    }
+}
+
+#[cfg(not(unix))]
+mod signal {
+    pub(super) fn kill() -> Result<(), String> {
+        std::process::abort()
+    }
+
+    pub(super) fn stop() -> Result<(), String> {
+        Err("this system has no SIGSTOP".into())
     }
 }
 
@@ -239,7 +318,16 @@ mod tests {
     fn calls(faults: &[Fault]) -> (Calls, Vec<Rendezvous>) {
         let mut ends = Rendezvous::threads(2);
         let end = Arc::new(ends.remove(0));
-        (Calls::new(&end, Duration::from_millis(30), faults), ends)
+        let seat = Seat {
+            rank: 0,
+            ranks: 2,
+            local_rank: 0,
+            local_ranks: 2,
+            processes: false,
+            rendezvous: end,
+            deadline: Duration::from_millis(30),
+        };
+        (Calls::new(&seat, faults).unwrap(), ends)
     }
 
     #[test]
@@ -265,6 +353,21 @@ mod tests {
         ));
         assert_eq!(calls.enter(CallKind::Register).unwrap(), Outcome::Null);
         assert_eq!(calls.count(), 4);
+    }
+
+    #[test]
+    fn a_stopped_thread_goes_on_and_a_hanging_revoke_outlasts_failures() {
+        let short = Duration::from_millis(20);
+        let (calls, peers) = calls(&[
+            Fault::new(0, At::Call(CallKind::Copy, 1), What::Stop(short)),
+            Fault::new(0, At::Call(CallKind::Revoke, 1), What::Hang),
+        ]);
+        peers[0].fail("gone");
+        let start = Instant::now();
+        assert_eq!(calls.enter(CallKind::Copy).unwrap(), Outcome::Real);
+        assert!(start.elapsed() >= short);
+        let hung = calls.enter(CallKind::Revoke);
+        assert!(matches!(hung, Err(Error::Timeout { rank: 0, .. })));
     }
 
     #[test]

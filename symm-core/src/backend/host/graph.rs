@@ -87,6 +87,7 @@ impl Graph {
     pub(super) fn launch(&self, stream: &HostStream) -> Result<()> {
         let mut state = stream.unrecorded("launch_graph")?;
         for plan in self.nodes.iter().filter_map(Node::collectives) {
+            plan.check_usable()?;
             plan.check_windows()?;
         }
         let mut tracks = vec![Track {

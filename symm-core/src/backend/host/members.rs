@@ -2,10 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::backend::driver::Releases;
 use crate::error::{Error, Result};
 use crate::rendezvous::{Rendezvous, Topic};
+
+/// `ncclRemoteError`.
+const REMOTE_ERROR: i32 = 6;
 
 /// Who is in a communicator, and how they meet.
 pub(super) struct Members {
@@ -17,6 +22,13 @@ pub(super) struct Members {
     pub(super) world: Arc<[usize]>,
     pub(super) rendezvous: Arc<Rendezvous>,
     pub(super) deadline: Duration,
+    /// How long collectives wait for a revoke once a peer has failed.
+    pub(super) patience: Duration,
+    /// The epoch of the rendezvous in which it was made, and lives.
+    pub(super) epoch: u64,
+    pub(super) releases: Releases,
+    /// Set under the device's lock, so that each collective is enqueued before it or refused.
+    pub(super) revoked: AtomicBool,
 }
 
 impl Members {
@@ -36,9 +48,35 @@ impl Members {
         }
     }
 
-    /// Exchanges values that must be equal in their first `equal` words; returns those of all.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    /// Whether a kernel of the communicator waits no more.
+    pub(super) fn is_released(&self, symmetric: bool) -> bool {
+        self.is_revoked() && (self.releases == Releases::All || !symmetric)
+    }
+
+    /// Whether the world was rebuilt since.
+    pub(super) fn is_stale(&self) -> bool {
+        self.rendezvous.epoch() != self.epoch
+    }
+
+    /// What a call gets that waits inside a communicator when it is revoked.
+    pub(super) fn released(&self) -> Option<Error> {
+        self.is_revoked().then(|| Error::Backend {
+            rank: self.rendezvous.rank(),
+            call: "a call that waits for peers",
+            code: REMOTE_ERROR,
+            text: format!("{} was revoked meanwhile", self.name).into(),
+        })
+    }
+
+    /// Exchanges values that must be equal in their first `equal` words; returns those of all. Ends
+    /// when `through`, whose peers it waits for, is revoked.
     pub(super) fn agree(
         &self,
+        through: &Members,
         topic: Topic,
         words: &[u64],
         equal: usize,
@@ -46,9 +84,10 @@ impl Members {
     ) -> Result<Vec<Vec<u64>>> {
         let value = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let on = format!("{what} on {}", self.name);
+        self.rendezvous.post(topic, &self.world, value)?;
         let values = self
             .rendezvous
-            .exchange(topic, &self.world, value, &on, self.deadline)?;
+            .collect_unless(topic, &on, self.deadline, &|| through.released())?;
         let read = |value: &Vec<u8>| {
             value
                 .as_chunks::<8>()

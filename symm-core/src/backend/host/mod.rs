@@ -13,6 +13,9 @@
 //!   lets pass (a window, a communicator or memory that is gone at the replay) is one too.
 //! - An error of queued work ends the device, as on a GPU: the next calls return it, and the peers
 //!   are told.
+//! - The failure of a peer ends nothing by itself: collectives wait on, until their communicator is
+//!   revoked: then they leave garbage and succeed, as NCCL's do. Where nobody revokes it within two
+//!   seconds, they fail.
 //! - [`Options`] choose the seed, the memory, the NCCL version whose rules hold, and faults.
 
 mod collective;
@@ -21,6 +24,7 @@ mod count;
 mod device;
 mod engine;
 mod fault;
+mod fault_text;
 mod graph;
 mod header;
 mod kernel;
@@ -50,7 +54,7 @@ pub use stream::HostStream;
 
 use super::Backend;
 use super::call::Call;
-use super::driver::{Access, Driver, Seat, Split};
+use super::driver::{Access, Driver, Releases, Seat, Split};
 use crate::capture::CaptureMode;
 use crate::error::{Error, Result};
 use crate::scope::routing::Routing;
@@ -226,9 +230,9 @@ impl Driver for Host {
         Ok(())
     }
 
-    fn connect(device: &Device, seat: &Seat) -> Result<Comm> {
+    fn connect(device: &Device, seat: &Seat, split: &Split) -> Result<Comm> {
         enter(device, CallKind::Connect)?;
-        Comm::connect(&device.shared().options, seat)
+        Comm::connect(&device.shared().options, seat, split)
     }
 
     fn split(device: &Device, parent: &Comm, split: &Split) -> Result<Comm> {
@@ -239,6 +243,33 @@ impl Driver for Host {
     fn destroy(device: &Device, comm: Comm) -> Result<()> {
         enter(device, CallKind::Destroy)?;
         comm.destroy()
+    }
+
+    fn revoke(device: &Device, comm: &Comm) -> Result<()> {
+        enter(device, CallKind::Revoke)?;
+        comm.revoke(device.shared())
+    }
+
+    fn releases(comm: &Comm) -> Releases {
+        comm.releases()
+    }
+
+    fn abort(device: &Device, comm: Comm) -> Result<()> {
+        enter(device, CallKind::Abort)?;
+        comm.abort(device.shared())
+    }
+
+    fn is_done(stream: &HostStream) -> Result<bool> {
+        stream.is_done()
+    }
+
+    fn recover(device: &Device) -> Result<()> {
+        enter(device, CallKind::Recover)?;
+        device.shared().recover()
+    }
+
+    fn facts(device: &Device) -> Vec<(String, String)> {
+        device.shared().options.facts()
     }
 
     fn version(comm: &Comm) -> u32 {

@@ -1,12 +1,25 @@
 //! Settings of the host backend, and the seeded randomness that they start.
 
+use std::time::Duration;
+
 use super::fault::Fault;
+use super::fault_text;
 use crate::error::{Error, Result};
 
 const SEED: &str = "SYMM_HOST_SEED";
+const FAULTS: &str = "SYMM_HOST_FAULTS";
+
+/// How long collectives wait for a revoke after a peer has failed: long for a watchdog, short for a
+/// world that has none. Then they fail, and the device with them.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Settings of the host backend: what it emulates, how adversarial it is, and what goes wrong in
 /// it.
+///
+/// Without a fault in the code, those of `$SYMM_HOST_FAULTS` happen, for ranks that are processes:
+/// `RANK:CALL:K:WHAT`, separated by commas. `CALL` is a [name](super::CallKind::name), or `nth` for
+/// any call; `WHAT` is `fail`, `hang`, `null`, `out_of_memory`, `kill`, `delay=MS` or `stop=MS`:
+/// `SYMM_HOST_FAULTS=1:launch:3:kill,0:nth:40:delay=20`.
 ///
 /// ```
 /// use symm_core::host::{At, CallKind, Fault, Options, What};
@@ -25,6 +38,7 @@ pub struct Options {
     pub(super) windows: bool,
     pub(super) nccl_version: u32,
     pub(super) faults: Vec<Fault>,
+    pub(super) patience: Duration,
 }
 
 impl Default for Options {
@@ -35,6 +49,7 @@ impl Default for Options {
             windows: true,
             nccl_version: 23007,
             faults: Vec::new(),
+            patience: PATIENCE,
         }
     }
 }
@@ -71,6 +86,38 @@ impl Options {
     pub fn fault(mut self, fault: Fault) -> Self {
         self.faults.push(fault);
         self
+    }
+
+    /// How long collectives wait for a revoke after a peer has failed.
+    #[cfg(test)]
+    pub(super) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// What goes wrong, by the code or else by the environment.
+    pub(super) fn faults(&self) -> Result<Vec<Fault>> {
+        match std::env::var_os(FAULTS).filter(|_| self.faults.is_empty()) {
+            None => Ok(self.faults.clone()),
+            Some(text) => {
+                fault_text::parse(&text.to_string_lossy()).map_err(|problem| Error::Environment {
+                    name: FAULTS,
+                    problem: problem.into(),
+                })
+            }
+        }
+    }
+
+    /// What ranks have in common.
+    pub(super) fn facts(&self) -> Vec<(String, String)> {
+        let version = self.nccl_version;
+        let numbers = [version / 10_000, version / 100 % 100, version % 100];
+        let version = numbers.map(|number| number.to_string()).join(".");
+        let windows = if self.windows { "yes" } else { "no" };
+        vec![
+            ("NCCL version".to_owned(), version),
+            ("windows".to_owned(), windows.to_owned()),
+        ]
     }
 
     /// The randomness of one rank.

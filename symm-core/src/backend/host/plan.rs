@@ -62,6 +62,15 @@ impl Plan {
         Collective::new(&self.comm.members, parts)
     }
 
+    /// An error if the communicator was revoked.
+    pub(super) fn check_usable(&self) -> Result<()> {
+        self.comm.check_usable(
+            self.calls
+                .first()
+                .map_or("nothing", |call| call.header.op.name()),
+        )
+    }
+
     /// An error if an operand no longer lies where it did: a graph goes on with the windows that
     /// NCCL found when it was captured.
     pub(super) fn check_windows(&self) -> Result<()> {

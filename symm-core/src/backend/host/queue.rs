@@ -17,6 +17,8 @@ pub(super) enum Item {
         label: &'static str,
         work: Work,
     },
+    /// Gives memory back; done even if the device dies before.
+    Free(u64),
     /// Done once another stream has reached the mark.
     Wait(Mark),
     Collective(Box<Collective>),
@@ -258,6 +260,7 @@ impl Queues {
             (queue.done, queue.busy, queue.arrived, queue.watched) =
                 (queue.enqueued, false, false, None);
         }
+        self.streams.retain(|_, queue| !queue.orphan);
         self.ready.clear();
         (self.backlog, self.in_flight, self.reached) = (0, 0, true);
         items

@@ -19,6 +19,15 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// An error if the step must not be enqueued or recorded any more; under the device's lock, so
+    /// that no revoke comes between.
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            Step::Run { .. } => Ok(()),
+            Step::Collectives(plan) => plan.check_usable(),
+        }
+    }
+
     /// The step as one entry of a queue. Collectives take their communicator's next numbers: call
     /// it in the order in which the items are enqueued.
     pub(super) fn item(&self) -> Item {

@@ -64,6 +64,7 @@ impl HostStream {
     /// Enqueues a step, or records it.
     pub(crate) fn push(&self, step: Step) -> Result<()> {
         let mut state = self.0.device.alive()?;
+        step.check()?;
         if let Some((record, lane)) = state.records.of(self.0.id) {
             record.check()?;
             record.push(lane, step);
@@ -128,21 +129,25 @@ impl HostStream {
         self.0.device.wait(mark)
     }
 
+    /// Whether all that is on the stream is done, as it is on a device that died. As in CUDA, a
+    /// capture cannot hold the question.
+    pub(super) fn is_done(&self) -> Result<bool> {
+        let mut state = self.0.device.lock();
+        state.records.refuse(self.0.id, "is_done")?;
+        let mark = state.queues.mark(self.0.id);
+        Ok(state.queues.is_done(mark))
+    }
+
     /// Frees memory behind all that is queued on the stream. No record takes it up: memory that a
     /// graph uses and that is freed here is found at the graph's launch.
     fn free(&self, base: u64) {
-        // A dead device's memory goes as a whole.
-        let Ok(mut state) = self.0.device.alive() else {
-            return;
-        };
-        let work: Work = Box::new(move |memory| {
-            memory.free(base);
-            Ok(())
-        });
-        let free = Item::Run {
-            label: "free",
-            work,
-        };
+        let mut state = self.0.device.lock();
+        if state.dead.is_some() {
+            // Nothing is queued, and the memory outlives the device's death.
+            drop(state);
+            return self.0.device.free(base);
+        }
+        let free = Item::Free(base);
         if state.records.point(self.0.id).is_none() {
             self.0.device.enqueue(&mut state, self.0.id, free);
             return;

@@ -132,7 +132,7 @@ fn the_next_call_says_what_was_found() {
         buffer(tp, 100).map(drop)
     }) {
         match outcome {
-            Err(Error::Poisoned { cause }) => {
+            Err(Error::Poisoned { cause, .. }) => {
                 assert!(cause.contains("behind a buffer of 100 bytes"), "{cause}");
             }
             other => panic!("{other:?}"),

@@ -7,6 +7,8 @@
 //! $ device processes 2 streams::        # some cases, a process for each rank
 //! $ device prove 2                      # the kernels behind every reported path
 //! $ device bench graph 2                # what graphs cost, beside CUDA's own
+//! $ device faults 2                     # faults in NCCL's calls, through the shim
+//! $ device check-log rank-0.log ..      # what the shim's logs prove
 //! $ device host threads 4               # the same program without a GPU
 //! ```
 //!
@@ -16,12 +18,15 @@
 
 #[cfg(feature = "cuda")]
 mod bench;
+#[cfg(feature = "cuda")]
+mod faults;
 mod parent;
 mod plan;
 #[cfg(feature = "cuda")]
 mod prove;
 #[cfg(feature = "cuda")]
 mod prove_graphs;
+mod shim_log;
 mod worker;
 
 use std::process::ExitCode;
@@ -40,6 +45,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Bench(ranks)) => on_gpus(|| measure(ranks)),
+        Some(Command::Faults(ranks, filter)) => on_gpus(|| faults(ranks, &filter)),
+        Some(Command::Fault(program)) => fault(&program),
+        Some(Command::CheckLog(files)) => shim_log::run(&files),
         Some(Command::Run(plan)) => run(&plan),
         Some(Command::Work(plan, first)) => worker::run(&plan, first),
         None => {
@@ -47,6 +55,8 @@ fn main() -> ExitCode {
                 "usage: device probe\n\
                  \x20      device prove [RANKS] [FILTER]\n\
                  \x20      device bench graph [RANKS]\n\
+                 \x20      device faults RANKS [FILTER]\n\
+                 \x20      device check-log FILE..\n\
                  \x20      device [host] (threads | processes) RANKS [FILTER]"
             );
             ExitCode::from(2)
@@ -59,6 +69,27 @@ fn run(plan: &Plan) -> ExitCode {
         Backing::Cuda => on_gpus(|| parent::run(plan)),
         Backing::Host => parent::run(plan),
     }
+}
+
+#[cfg(feature = "cuda")]
+fn faults(ranks: usize, filter: &str) -> ExitCode {
+    faults::run(ranks, filter)
+}
+
+/// Never called: as below.
+#[cfg(not(feature = "cuda"))]
+fn faults(_ranks: usize, _filter: &str) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// One rank of a scenario.
+fn fault(program: &str) -> ExitCode {
+    #[cfg(feature = "cuda")]
+    if let Some(program) = faults::Program::parse(program) {
+        return faults::work(program);
+    }
+    eprintln!("no such program: {program}");
+    ExitCode::from(2)
 }
 
 /// Never called: without the feature no GPU is found.

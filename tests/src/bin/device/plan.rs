@@ -10,6 +10,12 @@ pub(crate) enum Command {
     Probe,
     /// Say what graphs cost on so many ranks.
     Bench(usize),
+    /// Let the shim's faults come to so many ranks, in the scenarios with such names.
+    Faults(usize, String),
+    /// Be one rank of such a scenario: its program.
+    Fault(String),
+    /// Say what the shim's logs prove.
+    CheckLog(Vec<String>),
     /// Run the plan.
     Run(Plan),
     /// Be one of the processes that run it, from this case on.
@@ -45,6 +51,8 @@ pub(crate) enum Launch {
 }
 
 const WORK: &str = "work";
+/// Starts the arguments of a rank that is to have faults.
+pub(crate) const FAULT: &str = "fault";
 
 impl Command {
     pub(crate) fn parse(arguments: &[String]) -> Option<Self> {
@@ -53,6 +61,12 @@ impl Command {
             ["probe"] => Some(Self::Probe),
             ["bench", "graph"] => Some(Self::Bench(2)),
             ["bench", "graph", ranks] => Some(Self::Bench(positive(ranks)?)),
+            ["faults", ranks] => Some(Self::Faults(positive(ranks)?, String::new())),
+            ["faults", ranks, filter] => Some(Self::Faults(positive(ranks)?, filter.into())),
+            [FAULT, program] => Some(Self::Fault(program.into())),
+            ["check-log", ref files @ ..] if !files.is_empty() => Some(Self::CheckLog(
+                files.iter().map(|&file| file.to_owned()).collect(),
+            )),
             [WORK, first, ref rest @ ..] => {
                 Some(Self::Work(Plan::parse(rest)?, first.parse().ok()?))
             }

@@ -44,7 +44,7 @@ impl Word {
     fn of_error(error: &Error) -> Self {
         match error {
             error if error.is_unavailable() => Self::Unavailable(error.to_string()),
-            Error::PeerFailed { .. } => Self::Echoed(error.to_string()),
+            Error::PeerFailed { .. } | Error::Poisoned { .. } => Self::Echoed(error.to_string()),
             error => Self::Failed(error.to_string()),
         }
     }

@@ -167,15 +167,15 @@ mod tests {
         );
     }
 
-    /// A library that exports `ncclGetVersion` and nothing else. `None` where no compiler is at
+    /// A library that exports `ncclGetVersion`, and what else is said. `None` where no compiler is at
     /// hand.
-    fn fake(version: u32) -> Option<PathBuf> {
-        let folder =
-            env::temp_dir().join(format!("symm-fake-nccl-{}-{version}", std::process::id()));
+    fn fake(version: u32, more: &str) -> Option<PathBuf> {
+        let name = format!("symm-fake-nccl-{}-{version}", std::process::id());
+        let folder = env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).ok()?;
         let (source, library) = (folder.join("fake.rs"), folder.join("libnccl.so.2"));
         let code = format!(
-            r#"#[unsafe(no_mangle)] pub unsafe extern "C" fn ncclGetVersion(v: *mut i32) -> i32 {{ unsafe {{ *v = {version} }}; 0 }}"#
+            r#"#[unsafe(no_mangle)] pub unsafe extern "C" fn ncclGetVersion(v: *mut i32) -> i32 {{ unsafe {{ *v = {version} }}; 0 }} {more}"#
         );
         std::fs::write(&source, code).ok()?;
         let mut rustc = std::process::Command::new("rustc");
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn an_old_nccl_and_a_crippled_one_are_told_apart() {
-        let (Some(old), Some(crippled)) = (fake(22_605), fake(22_700)) else {
+        let (Some(old), Some(crippled)) = (fake(22_605, ""), fake(22_700, "")) else {
             eprintln!("skipped: no rustc to build a fake NCCL with");
             return;
         };
@@ -205,5 +205,25 @@ mod tests {
             text.contains("(NCCL 2.27.0) has no ncclGetErrorString"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_a_forwarder_denies_is_absent() {
+        let stub = |name: &&str| {
+            format!(r#"#[unsafe(no_mangle)] pub extern "C" fn {name}() -> i32 {{ 0 }}"#)
+        };
+        let stubs: String = super::super::table::REQUIRED.iter().map(stub).collect();
+        let optional = ["ncclCommRevoke", "ncclAlltoAll"].iter().map(stub);
+        let denies = r#"#[unsafe(no_mangle)] pub unsafe extern "C" fn symm_nccl_forwards(n: *const std::ffi::c_char) -> i32 {
+            (unsafe { std::ffi::CStr::from_ptr(n) } != c"ncclCommRevoke") as i32
+        }"#;
+        let more = format!("{stubs}{}{denies}", optional.collect::<String>());
+        let Some(forwarder) = fake(22_803, &more) else {
+            eprintln!("skipped: no rustc to build a fake NCCL with");
+            return;
+        };
+        let nccl = load(&[forwarder]).expect("all that is required");
+        assert!(nccl.symm_nccl_forwards.is_some() && nccl.ncclAlltoAll.is_some());
+        assert!(nccl.ncclCommRevoke.is_none() && nccl.ncclGather.is_none());
     }
 }

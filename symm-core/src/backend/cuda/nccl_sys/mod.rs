@@ -31,6 +31,8 @@ pub(super) const REGISTERS_IN_CAPTURE: u32 = 23_006;
 pub(super) const SUCCESS: c_int = 0;
 /// `ncclUnhandledCudaError`.
 pub(super) const UNHANDLED_CUDA_ERROR: c_int = 1;
+/// `NCCL_REVOKE_DEFAULT`, the only flags there are.
+pub(super) const REVOKE_DEFAULT: c_int = 0;
 /// `ncclScalarHostImmediate`.
 pub(super) const SCALAR_HOST_IMMEDIATE: c_int = 1;
 /// `NCCL_WIN_COLL_SYMMETRIC`.

@@ -1,11 +1,26 @@
 //! The table of entry points, declared once.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
 
 use libloading::Library;
 
 use super::{Config, RawComm, RawStream, RawWindow, UniqueId};
+
+/// The type of `symm_nccl_forwards`.
+type Forwards = unsafe extern "C" fn(*const c_char) -> c_int;
+
+/// The symbol's name as a C string.
+macro_rules! name {
+    ($name:ident) => {
+        const {
+            match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => c"",
+            }
+        }
+    };
+}
 
 /// Declares [`Nccl`] and how it is filled: a missing symbol of the first list is an error, one of
 /// the second is `None`.
@@ -28,19 +43,21 @@ macro_rules! entry_points {
             _library: Library,
         }
 
+        #[cfg(test)]
+        pub(super) const REQUIRED: &[&str] = &[$( stringify!($name) ),*];
+
         impl Nccl {
             /// Looks every entry point up. Fails with the name of the first that is missing.
+            #[expect(non_snake_case, reason = "as above")]
             pub(super) fn resolve(library: Library, version: u32, path: PathBuf) -> Result<Self, &'static str> {
                 // SAFETY: the types are those of nccl.h, which have not changed for any of these
                 // names since 2.27.
                 unsafe {
-                    Ok(Self {
-                        version,
-                        path,
-                        $( $name: *library.get(concat!(stringify!($name), "\0").as_bytes()).map_err(|_| stringify!($name))?, )*
-                        $( $option: library.get(concat!(stringify!($option), "\0").as_bytes()).ok().map(|symbol| *symbol), )*
-                        _library: library,
-                    })
+                    let forwards = library.get::<Forwards>(b"symm_nccl_forwards\0").ok().map(|symbol| *symbol);
+                    let has = |name: &CStr| forwards.is_none_or(|has| has(name.as_ptr()) != 0);
+                    $( let $name = *library.get(name!($name).to_bytes_with_nul()).ok().filter(|_| has(name!($name))).ok_or(stringify!($name))?; )*
+                    $( let $option = library.get(name!($option).to_bytes_with_nul()).ok().filter(|_| has(name!($option))).map(|symbol| *symbol); )*
+                    Ok(Self { version, path, $( $name, )* $( $option, )* _library: library })
                 }
             }
         }
@@ -86,7 +103,10 @@ entry_points! {
         fn ncclScatter(*const c_void, *mut c_void, usize, c_int, c_int, RawComm, RawStream) -> c_int;
         // A library with this symbol forwards to another NCCL on purpose, to log calls or to inject
         // faults.
-        fn symm_nccl_forwards() -> c_int;
+        // It answers 1 for the names that the other NCCL has, 0 for the rest.
+        fn symm_nccl_forwards(*const c_char) -> c_int;
+        // 2.28.7
+        fn ncclCommRevoke(RawComm, c_int) -> c_int;
         // 2.29.2
         fn ncclGetPeerDevicePointer(RawWindow, usize, c_int, *mut *mut c_void) -> c_int;
     }

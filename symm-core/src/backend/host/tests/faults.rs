@@ -11,17 +11,10 @@ fn fail_everywhere(program: impl Fn(&Rank) -> Result<()> + Sync) -> u64 {
             What::Hang => Duration::from_millis(100),
             _ => Duration::from_secs(20),
         };
-        let options = Options::default().fault(fault);
-        let mut results: Vec<Result<u64>> = thread::scope(|scope| {
-            let ends = Rendezvous::threads(2).into_iter();
-            let running: Vec<_> = ends
-                .map(|end| scope.spawn(|| live(end, deadline, &options, work)))
-                .collect();
-            running
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
-        });
+        // Nobody revokes anything here.
+        let patience = Duration::from_millis(5);
+        let options = Options::default().fault(fault).patience(patience);
+        let mut results = world_within(deadline, 2, options, work);
         results.remove(1)
     };
     let mut calls = 0;

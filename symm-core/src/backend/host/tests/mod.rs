@@ -4,6 +4,8 @@ mod capture;
 mod collectives;
 mod faults;
 mod graph;
+mod processes;
+mod release;
 mod streams;
 mod windows;
 
@@ -21,6 +23,7 @@ const MIB: u64 = 1 << 20;
 /// One rank with a stream and the world's communicator.
 struct Rank {
     rank: usize,
+    seat: Seat,
     device: Device,
     stream: HostStream,
     comm: Comm,
@@ -32,10 +35,20 @@ fn world<R: Send>(
     options: Options,
     rank: impl Fn(&Rank) -> Result<R> + Sync,
 ) -> Vec<Result<R>> {
+    world_within(Duration::from_secs(20), ranks, options, rank)
+}
+
+/// As `world`, with this deadline for whatever waits.
+fn world_within<R: Send>(
+    deadline: Duration,
+    ranks: usize,
+    options: Options,
+    rank: impl Fn(&Rank) -> Result<R> + Sync,
+) -> Vec<Result<R>> {
     thread::scope(|scope| {
         let ends = Rendezvous::threads(ranks).into_iter();
         let running: Vec<_> = ends
-            .map(|end| scope.spawn(|| live(end, Duration::from_secs(20), &options, &rank)))
+            .map(|end| scope.spawn(|| live(end, deadline, &options, &rank)))
             .collect();
         running
             .into_iter()
@@ -61,11 +74,17 @@ fn live<R>(
         rendezvous: Arc::new(end),
         deadline,
     };
-    let device = Host::open(&seat, options)?;
-    let comm = Host::connect(&device, &seat)?;
+    live_at(&seat, options, rank)
+}
+
+/// The life of a rank that has its seat.
+fn live_at<R>(seat: &Seat, options: &Options, rank: impl Fn(&Rank) -> Result<R>) -> Result<R> {
+    let device = Host::open(seat, options)?;
+    let comm = Host::connect(&device, seat, &everyone(seat))?;
     let stream = Host::new_stream(&device)?;
     let result = rank(&Rank {
-        rank: me,
+        rank: seat.rank,
+        seat: seat.clone(),
         device,
         stream,
         comm,
@@ -74,6 +93,16 @@ fn live<R>(
         seat.rendezvous.fail(&error.to_string());
     }
     result
+}
+
+/// All ranks of the world.
+fn everyone(seat: &Seat) -> Split {
+    Split {
+        id: 1,
+        color: 0,
+        members: (0..seat.ranks).collect(),
+        rank: seat.rank,
+    }
 }
 
 fn rule<R: std::fmt::Debug>(result: &Result<R>) -> Rule {

@@ -1,0 +1,69 @@
+//! How communicators are made: on threads of their own, with a deadline, because a peer that does
+//! not come leaves NCCL waiting for ever.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::communicator::Communicator;
+use super::world::Rank;
+use crate::agreement::vitals::REVOKE;
+use crate::agreement::watched::{Ended, watched};
+use crate::backend::Backend;
+use crate::backend::driver::Split;
+use crate::error::{Error, Result};
+
+/// A communicator of the split's members, made without a parent.
+pub(crate) fn connect<B: Backend>(
+    rank: &Arc<Rank<B>>,
+    split: Split,
+) -> Result<Arc<Communicator<B>>> {
+    let (device, seat) = (Arc::clone(&rank.device), rank.seat.clone());
+    // Whoever is not there is missed by the rendezvous first, at the world's own deadline.
+    let deadline = rank.vitals.limits.deadline + rank.vitals.limits.inside();
+    let call = move || B::connect(&device, &seat, &split);
+    made(rank, "connect", deadline, call)
+}
+
+/// A communicator cut out of the world's.
+pub(crate) fn cut<B: Backend>(rank: &Arc<Rank<B>>, split: &Split) -> Result<Arc<Communicator<B>>> {
+    let trunk = rank.trunk.lock().unwrap_or_else(PoisonError::into_inner);
+    let trunk = trunk.clone().ok_or_else(|| Error::Config {
+        what: "the world is being dropped".into(),
+    })?;
+    let (device, split) = (Arc::clone(&rank.device), split.clone());
+    // All ranks said what they want, so all of them come here.
+    let deadline = rank.vitals.limits.inside();
+    let call = move || {
+        let made = B::split(&device, &trunk.comm, &split);
+        let released = trunk.release(&device);
+        made.and_then(|comm| released.map(|()| comm))
+    };
+    made(rank, "split", deadline, call)
+}
+
+fn made<B: Backend>(
+    rank: &Arc<Rank<B>>,
+    name: &'static str,
+    deadline: Duration,
+    call: impl FnOnce() -> Result<B::Comm> + Send + 'static,
+) -> Result<Arc<Communicator<B>>> {
+    let vitals = &rank.vitals;
+    let late = || Error::Timeout {
+        rank: rank.seat.rank,
+        missing: Box::default(),
+        what: format!("{name} of a communicator, inside NCCL").into(),
+        after: deadline,
+    };
+    // A split that is stuck is released through its parent only, which costs the world.
+    match watched(name, deadline, REVOKE, call, || vitals.poison(&late())) {
+        Ok(Ended::Back(comm)) => Ok(vitals.own(comm)),
+        Ok(Ended::Stuck) => Err(vitals.unrecoverable(&format!(
+            "{name} of a communicator does not come back from NCCL, also after its world was revoked"
+        ))),
+        Err(error) => {
+            // A communicator that some ranks have and others have not is of no use to any.
+            vitals.poison(&error);
+            Err(error)
+        }
+    }
+}

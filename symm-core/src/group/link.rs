@@ -1,0 +1,206 @@
+//! A communicator with everything that is bound to it. A world that is rebuilt gives its groups new
+//! ones.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::communicator::Communicator;
+use super::world::Rank;
+use crate::agreement::group::Agreement;
+use crate::backend::Backend;
+use crate::backend::driver::Releases;
+use crate::error::{Error, Result};
+use crate::pool::arena::{Arena, ArenaId};
+use crate::pool::reaper;
+use crate::registration::ledger::Ledger;
+
+/// A communicator and its windows. Lives until the last group, buffer and graph that uses it is
+/// gone; then the reaper deregisters and destroys, in this order.
+#[derive(Debug)]
+pub(crate) struct Link<B: Backend> {
+    /// Equal on all members, and of no other communicator of the world; `None` where somebody else
+    /// made the communicator, so that nobody knows which ranks of the world it joins.
+    pub(crate) split: Option<u64>,
+    /// Agreements so far; see `capture::compare`.
+    pub(crate) agreements: AtomicU64,
+    pub(crate) version: u32,
+    /// A book of the ledger was closed, and its windows may still be there.
+    closed_books: AtomicBool,
+    /// Held by whoever calls NCCL with the communicator: it takes one thread at a time.
+    calls: Mutex<()>,
+    /// `None` only while it is being dropped.
+    comm: Option<Arc<Communicator<B>>>,
+    /// Where ranks compare what they call; `None` where there is nobody to compare with, or checks
+    /// are off.
+    pub(crate) agreement: Option<Arc<Agreement>>,
+    ledger: Mutex<Ledger<B>>,
+    /// Whether collectives on windows take symmetric kernels; known from the first registration on.
+    pub(crate) symmetric_kernels: OnceLock<bool>,
+    /// A peer found that they are not.
+    kernels_denied: AtomicBool,
+    /// Meetings of rounds so far.
+    pub(crate) meetings: AtomicU64,
+    /// Whose streams use the windows.
+    arena: Arc<Arena<B>>,
+    world: Arc<Rank<B>>,
+}
+
+impl<B: Backend> Link<B> {
+    pub(crate) fn new(
+        world: &Arc<Rank<B>>,
+        comm: Arc<Communicator<B>>,
+        split: Option<u64>,
+        members: &Arc<[usize]>,
+        arena: &Arc<Arena<B>>,
+    ) -> Result<Arc<Self>> {
+        let here = split.map(|id| (id, world.hosts.here(members)));
+        let agreement = match here {
+            Some((id, here)) if world.vitals.limits.checks && here.len() > 1 => {
+                let agreement = Arc::new(Agreement::meet(&world.seat, id, members, &here)?);
+                world.vitals.follow(&agreement);
+                Some(agreement)
+            }
+            _ => None,
+        };
+        Ok(Arc::new(Self {
+            split,
+            agreements: AtomicU64::new(0),
+            version: B::version(&comm.comm),
+            closed_books: AtomicBool::new(false),
+            calls: Mutex::default(),
+            comm: Some(comm),
+            agreement,
+            ledger: Mutex::default(),
+            symmetric_kernels: OnceLock::new(),
+            kernels_denied: AtomicBool::new(false),
+            meetings: AtomicU64::new(0),
+            arena: Arc::clone(arena),
+            world: Arc::clone(world),
+        }))
+    }
+
+    /// Keeps other threads from calling NCCL with the communicator.
+    pub(crate) fn calling(&self) -> MutexGuard<'_, ()> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn comm(&self) -> Result<&B::Comm> {
+        self.communicator().map(|shared| &shared.comm)
+    }
+
+    pub(crate) fn communicator(&self) -> Result<&Arc<Communicator<B>>> {
+        self.comm.as_ref().ok_or_else(|| Error::Config {
+            what: "the group is being dropped".into(),
+        })
+    }
+
+    /// Fails for a communicator that was revoked: of a world that failed, or that was rebuilt without
+    /// this group.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<()> {
+        let shared = self.communicator()?;
+        if !shared.is_revoked() {
+            return Ok(());
+        }
+        self.world.check()?;
+        Err(Error::Config {
+            what: "this group was not rebuilt with its world, because some of its ranks had dropped it, or because its communicator is of another maker: split it again".into(),
+        })
+    }
+
+    /// What a revoke could end in it.
+    pub(crate) fn releases(&self) -> Releases {
+        self.comm
+            .as_ref()
+            .map_or(Releases::All, |shared| B::releases(&shared.comm))
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger<B>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether collectives on windows take symmetric kernels, on all ranks; `None` while nothing is
+    /// registered.
+    pub(crate) fn kernels(&self) -> Option<bool> {
+        let found = self.symmetric_kernels.get().copied();
+        found.map(|found| found && !self.kernels_denied.load(Ordering::Relaxed))
+    }
+
+    /// Some rank found that they do not.
+    pub(crate) fn without_kernels(&self) {
+        self.kernels_denied.store(true, Ordering::Relaxed);
+    }
+
+    /// Hands the windows on an arena that ends before the group to the reaper, behind the work on
+    /// `streams`.
+    pub(crate) fn close_book(self: Arc<Self>, arena: ArenaId, streams: Vec<B::Stream>) {
+        let windows = self.ledger().close(arena);
+        if windows.is_empty() {
+            return;
+        }
+        self.closed_books.store(true, Ordering::Relaxed);
+        let world = Arc::clone(&self.world);
+        world.pool.reaper.later(move || {
+            // Also of collectives that used it: their streams are the group's arena's.
+            let streams = [streams, self.arena.streams()].concat();
+            let mut outcome = reaper::drain::<B>(&streams);
+            let _calling = self.calling();
+            for (window, segment) in windows {
+                let gone = self
+                    .comm()
+                    .and_then(|comm| B::deregister(&self.world.device, comm, window));
+                outcome = outcome.and(gone);
+                drop(segment);
+            }
+            outcome
+        });
+    }
+
+    /// Waits for the windows of closed books to be gone. NCCL takes the place of a window from the
+    /// lowest that is free, and multicast kernels need the same place on all ranks: so ranks
+    /// deregister and register in one order, that of their programs (`../shared/reference/nccl.md`,
+    /// section 3).
+    pub(crate) fn wait_for_closed_books(&self) -> Result<()> {
+        let reaper = &self.world.pool.reaper;
+        // In a capture, which holds the reaper, registering is an exception that was asked for.
+        match !reaper.is_held() && self.closed_books.swap(false, Ordering::Relaxed) {
+            true => reaper.flush(self.world.seat.deadline),
+            false => Ok(()),
+        }
+    }
+}
+
+impl<B: Backend> Drop for Link<B> {
+    /// Hands windows, communicator and arena to the reaper, which gives them back in this order
+    /// once the work is done.
+    fn drop(&mut self) {
+        let Some(comm) = self.comm.take() else {
+            return;
+        };
+        let ledger = self.ledger.get_mut();
+        let windows = std::mem::take(ledger.unwrap_or_else(PoisonError::into_inner)).into_windows();
+        let (arena, world) = (Arc::clone(&self.arena), Arc::clone(&self.world));
+        self.world.pool.reaper.later(move || {
+            let device = Arc::clone(&world.device);
+            let mut outcome = reaper::drain::<B>(&arena.streams());
+            // A revoked communicator takes its windows along when it is aborted.
+            let mut segments = Vec::new();
+            for (window, segment) in windows {
+                if !comm.is_revoked() {
+                    outcome = outcome.and(B::deregister(&device, &comm.comm, window));
+                }
+                segments.push(segment);
+            }
+            // The world's communicator goes behind those that were split from it.
+            world.pool.reaper.aside({
+                let world = Arc::clone(&world);
+                move || {
+                    let ended = comm.release(&device);
+                    drop((segments, arena, world));
+                    ended
+                }
+            });
+            outcome
+        });
+    }
+}
