@@ -243,6 +243,37 @@ MUTANTS = {
         "false && has_kernel",
         ["--test", "graphs"],
     ),
+    # A rank passes a slot that holds another digest.
+    "ring-compare-weakened": (
+        "symm-core/src/agreement/ring.rs",
+        "        if found != mine {\n",
+        "        if found >> TAG != mine >> TAG {\n",
+        ["--test", "loom"],
+    ),
+    # A rank enters a slot that one peer has not left.
+    "ring-lap-check-weakened": (
+        "symm-core/src/agreement/ring.rs",
+        "            if seq + N as u64 <= cursor.seq {\n",
+        "            if seq + (N as u64) < cursor.seq {\n",
+        ["--test", "loom"],
+    ),
+    # Two ranks find a slot empty, and both write.
+    "ring-plain-store": (
+        "symm-core/src/agreement/ring.rs",
+        "            found = match slot.compare_exchange(found, mine, Ordering::Relaxed, Ordering::Relaxed) {\n"
+        "                Ok(_) => mine,\n"
+        "                Err(theirs) => theirs,\n"
+        "            };\n",
+        "            slot.store(mine, Ordering::Relaxed);\n            found = mine;\n",
+        ["--test", "loom"],
+    ),
+    # Ranks that take different paths look alike.
+    "path-not-compared": (
+        "symm-core/src/agreement/fingerprint.rs",
+        "    compared.iter().fold(SEED, |hash, &word| fold(hash, word))\n",
+        "    compared.iter().enumerate().fold(SEED, |hash, (at, &word)| fold(hash, if at == 0 { word & !(0xFF << 32) } else { word }))\n",
+        ["-p", "symm-core", "--lib", "fingerprint"],
+    ),
 }
 
 

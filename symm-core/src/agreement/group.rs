@@ -175,6 +175,9 @@ impl Agreement {
     pub(crate) fn missing_here(&self) -> Option<usize> {
         let ring = self.ring();
         let mine = ring.seq_of(self.me);
+        if ring.all_at(mine) {
+            return None;
+        }
         let late = (0..self.here.len()).find(|&place| ring.seq_of(place) < mine)?;
         Some(self.here[late])
     }

@@ -278,6 +278,12 @@ fn join(code: u64, reduction: u64, rank: u64) -> Option<Op> {
 }
 
 impl Place {
+    #[cfg(test)]
+    pub(super) const NOWHERE: Place = Place {
+        line: 0,
+        file: [0; FILE],
+    };
+
     /// A line, and the last 48 bytes of its file's name.
     #[inline]
     pub(crate) fn new(line: u32, file: &str) -> Self {

@@ -119,11 +119,6 @@ impl<B: Backend> Vitals<B> {
         agreements.push(Arc::downgrade(agreement));
     }
 
-    /// How many times the world was rebuilt.
-    pub(crate) fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Relaxed)
-    }
-
     /// Fails once the world has failed. What every call asks first.
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
@@ -230,7 +225,7 @@ impl<B: Backend> Vitals<B> {
             // The last handle may be this one.
             let ended = comm.release(&vitals.device);
             match revoked {
-                Err(error) if released != Releases::Nothing => return Err(error),
+                Err(error) if released != Releases::Nothing => Err(error),
                 _ => ended,
             }
         });

@@ -164,8 +164,8 @@ impl<'a, B: Backend> Wait<'a, B> {
         self.missing = missing;
         self.looks += 1;
         match self.looks {
-            ..1_000 => std::hint::spin_loop(),
-            ..2_000 => thread::yield_now(),
+            0..1_000 => std::hint::spin_loop(),
+            1_000..2_000 => thread::yield_now(),
             _ => thread::sleep(Duration::from_micros(50)),
         }
         if self.looks.is_multiple_of(64) {

@@ -28,10 +28,6 @@ impl Hosts {
         here.copied().collect()
     }
 
-    /// Whether the members are on more than one host.
-    pub(crate) fn span(&self, members: &[usize]) -> bool {
-        self.here(members).len() < members.len()
-    }
 }
 
 /// Exchanges names and values that have to be equal on all ranks, and the hosts.
@@ -173,6 +169,6 @@ mod tests {
             rank: 1,
         };
         assert_eq!(hosts.here(&[3, 1, 0])[..], [1, 0]);
-        assert!(hosts.span(&[1, 2]) && !hosts.span(&[0, 1]));
+        assert_eq!(hosts.here(&[2, 1])[..], [1]);
     }
 }

@@ -94,9 +94,14 @@ impl<B: Backend> Drop for Rank<B> {
         let trunk = self.trunk.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Some(comm) = trunk.take() else { return };
         let (device, stream) = (Arc::clone(&self.device), self.stream.clone());
-        self.pool
-            .reaper
-            .aside(move || B::synchronize(&stream).and(comm.release(&device)));
+        let rendezvous = Arc::clone(&self.seat.rendezvous);
+        self.pool.reaper.aside(move || {
+            let ended = B::synchronize(&stream).and(comm.release(&device));
+            // Said by hand: a process may exit while some thread still holds the rendezvous, and its
+            // peers would take that for a death.
+            rendezvous.leave();
+            ended
+        });
     }
 }
 

@@ -238,10 +238,12 @@ impl Hub {
         self.lock().ranks.get(rank).is_some_and(|place| place.left)
     }
 
+    #[cfg(test)]
     pub(super) fn has_died(&self, rank: usize) -> bool {
         self.lock().ranks.get(rank).is_some_and(|place| place.died)
     }
 
+    #[cfg(test)]
     pub(super) fn gone(&self) -> Vec<usize> {
         let state = self.lock();
         let gone = |&rank: &usize| state.ranks[rank].left || state.ranks[rank].died;

@@ -15,6 +15,7 @@ mod tcp;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -58,6 +59,8 @@ pub struct Rendezvous {
     hub: Arc<Hub>,
     /// The way to the hubs of other processes.
     link: Option<Link>,
+    /// It said goodbye.
+    gone: AtomicBool,
 }
 
 impl Rendezvous {
@@ -69,6 +72,7 @@ impl Rendezvous {
                 rank,
                 hub: Arc::clone(&hub),
                 link: None,
+                gone: AtomicBool::new(false),
             })
             .collect()
     }
@@ -104,6 +108,7 @@ impl Rendezvous {
                 rank,
                 hub,
                 link: None,
+                gone: AtomicBool::new(false),
             });
         }
         let link = tcp::join(&hub, token, rank, host, port, deadline)?;
@@ -111,6 +116,7 @@ impl Rendezvous {
             rank,
             hub,
             link: Some(link),
+            gone: AtomicBool::new(false),
         };
         let all: Arc<[usize]> = (0..ranks).collect();
         let start = Topic {
@@ -238,6 +244,7 @@ impl Rendezvous {
     }
 
     /// Ranks that will never come again: they said goodbye, or their process died.
+    #[cfg(test)]
     pub(crate) fn gone(&self) -> Vec<usize> {
         self.hub.gone()
     }
@@ -248,6 +255,7 @@ impl Rendezvous {
     }
 
     /// Whether the rank's process ended without a goodbye. Never known of threads.
+    #[cfg(test)]
     pub(crate) fn has_died(&self, rank: usize) -> bool {
         self.hub.has_died(rank)
     }
@@ -294,13 +302,23 @@ impl Rendezvous {
     }
 }
 
-impl Drop for Rendezvous {
-    fn drop(&mut self) {
-        self.hub.set_wake(self.rank, None);
+impl Rendezvous {
+    /// Says goodbye to the others, once: this rank posts nothing any more.
+    pub(crate) fn leave(&self) {
+        if self.gone.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.hub.leave(self.rank);
         if let Some(link) = &self.link {
             link.leave(self.rank);
         }
+    }
+}
+
+impl Drop for Rendezvous {
+    fn drop(&mut self) {
+        self.hub.set_wake(self.rank, None);
+        self.leave();
     }
 }
 

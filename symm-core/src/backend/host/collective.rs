@@ -124,6 +124,8 @@ impl Collective {
         {
             match self.comm.rendezvous.try_collect(part.topic) {
                 Ok(values) => part.values = values,
+                // Its world was rebuilt just now.
+                Err(_) if self.comm.is_stale() => {}
                 Err(error) => {
                     let failed = suffered(error)?;
                     self.failed.get_or_insert(failed);

@@ -249,14 +249,15 @@ impl Engine {
 
     /// The device takes no more work, and all who wait for it or for this rank get the error.
     fn end(&mut self, error: Error) {
-        let items = self.device.die(&error);
-        self.device.done.notify_all();
-        drop(items);
-        self.in_flight.clear();
-        // Peers know of a peer's failure, and of the end of a world.
+        // Peers know of a peer's failure, and of the end of a world. Told first: who hears of the
+        // death here may rebuild the world, and this belongs to the old one.
         if !matches!(error, Error::PeerFailed { .. } | Error::Unavailable { .. }) {
             self.device.rendezvous.fail(&error.to_string());
         }
+        self.in_flight.clear();
+        let items = self.device.die(&error);
+        self.device.done.notify_all();
+        drop(items);
     }
 }
 

@@ -63,7 +63,8 @@ pub enum What {
     /// The call fails, as a broken driver would, and does nothing.
     Fail,
     /// The call does not come back before a peer fails or the world's deadline has passed; then it
-    /// fails.
+    /// fails. Calls that clean up after a failure (`Revoke`, `Abort`, `Recover`) hang until the
+    /// deadline.
     Hang,
     /// A registration succeeds without giving a window, on this rank alone. Other calls are left as
     /// they are.

@@ -8,7 +8,6 @@
 mod rank;
 mod scenario;
 mod session;
-mod stand_in;
 mod words;
 
 use std::path::PathBuf;

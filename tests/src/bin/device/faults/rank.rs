@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use symm_core::{Config, Cuda, Error, Group, Path, ReduceOp, SymmBuf, World, groups, symm};
 
 use super::scenario::Program;
-use super::stand_in::Agreement as _;
-use super::stand_in::Deadlines as _;
 use super::words::say;
 use super::{deadline, inside};
 
