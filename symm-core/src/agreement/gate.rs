@@ -7,8 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const CLOSED: u64 = 1 << 63;
+/// Launches that are inside lie below, all that ever came above.
+const CAME: u64 = 1 << 24;
+const INSIDE: u64 = CAME - 1;
 
-/// Counts those who are launching; closed for good until it is opened again.
+/// Counts those who are launching, and those who ever did; closed until it is opened again.
 #[derive(Debug, Default)]
 pub(crate) struct Gate(AtomicU64);
 
@@ -20,7 +23,7 @@ impl Gate {
     /// Lets a launch through, unless the gate is closed.
     pub(crate) fn enter(&self) -> Option<Launching<'_>> {
         // Acquire and release pair with `close`, which has to see every launch that was let through.
-        let before = self.0.fetch_add(1, Ordering::AcqRel);
+        let before = self.0.fetch_add(CAME + 1, Ordering::AcqRel);
         let launching = Launching(self);
         (before & CLOSED == 0).then_some(launching)
     }
@@ -30,14 +33,21 @@ impl Gate {
     pub(crate) fn close(&self, patience: Duration) {
         let end = Instant::now() + patience;
         self.0.fetch_or(CLOSED, Ordering::AcqRel);
-        while self.0.load(Ordering::Acquire) != CLOSED && Instant::now() < end {
+        while self.0.load(Ordering::Acquire) & INSIDE != 0 && Instant::now() < end {
             thread::sleep(Duration::from_micros(100));
         }
     }
 
     /// Opens it again.
     pub(crate) fn open(&self) {
-        self.0.fetch_and(!CLOSED, Ordering::AcqRel);
+        self.0.fetch_and(INSIDE, Ordering::AcqRel);
+    }
+
+    /// What is inside: the same number at two looks means that nothing came out in between. `None` if
+    /// nothing is.
+    pub(crate) fn inside(&self) -> Option<u64> {
+        let now = self.0.load(Ordering::Acquire) & !CLOSED;
+        (now & INSIDE != 0).then_some(now)
     }
 }
 

@@ -22,8 +22,26 @@ use crate::pool::reaper::Progress;
 const LAUNCHES: Duration = Duration::from_millis(200);
 /// A watchdog that was not seen for so long does not run.
 const SILENT: Duration = Duration::from_secs(1);
+/// How long the news of a peer's death takes, at most.
+const HEARSAY: Duration = Duration::from_millis(500);
+/// How long a call that was released may take to come back, for its caller: the rest of it is waited
+/// for when the world is rebuilt.
+pub(crate) const RETURN: Duration = Duration::from_millis(900);
 /// How long a revoke may take (`../shared/reference/review.md`, section 0: 0.5 to 1.0 s each).
 pub(crate) const REVOKE: Duration = Duration::from_secs(5);
+
+const INSIDE_NCCL: &str =
+    "a call does not come back from NCCL, although its communicator was revoked";
+
+/// A call of NCCL that waits for peers, while it is inside.
+#[derive(Debug)]
+pub(crate) struct Calling(Arc<AtomicUsize>);
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// One rank's view of its world's health.
 #[derive(Debug)]
@@ -40,6 +58,12 @@ pub(crate) struct Vitals<B: Backend> {
     comms: Mutex<Vec<Weak<Communicator<B>>>>,
     agreements: Mutex<Vec<Weak<Agreement>>>,
     released: Released,
+    /// What was inside the gate at the last looks, and since when.
+    inside: Mutex<Option<(u64, Instant)>>,
+    /// Calls of NCCL that were given up.
+    stuck: Arc<AtomicUsize>,
+    /// When the failure was first looked at.
+    failed_at: Mutex<Option<Instant>>,
     /// What is given back on threads of their own, so that the world's end waits for it.
     progress: Arc<Progress>,
 }
@@ -86,6 +110,9 @@ impl<B: Backend> Vitals<B> {
             comms: Mutex::default(),
             agreements: Mutex::default(),
             released: Released::default(),
+            inside: Mutex::new(None),
+            stuck: Arc::default(),
+            failed_at: Mutex::new(None),
             progress,
         });
         if vitals.limits.checks && seat.ranks > 1 {
@@ -169,6 +196,30 @@ impl<B: Backend> Vitals<B> {
         self.fail(Failure { rank, cause });
     }
 
+    /// What a call that failed failed of: NCCL's own errors say little where a peer died, or where the
+    /// call was released because the world had failed.
+    pub(crate) fn explained(&self, error: Error) -> Error {
+        const REMOTE_ERROR: i32 = 6;
+        let remote = matches!(&error, Error::Backend { code, .. } if *code == REMOTE_ERROR);
+        let end = Instant::now() + HEARSAY;
+        loop {
+            match self.check() {
+                Err(known) => return known,
+                Ok(()) if !remote || Instant::now() > end => return error,
+                Ok(()) => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    /// Ranks of this host whose watchdogs do not run: stopped, or starved.
+    pub(crate) fn silent(&self) -> Box<[usize]> {
+        let Some(board) = &self.board else {
+            return Box::default();
+        };
+        let silent = |rank: &usize| board.silence(*rank).is_some_and(|silence| silence > SILENT);
+        (0..self.seat.ranks).filter(silent).collect()
+    }
+
     /// Takes over the failure that the board or the rendezvous knows of.
     fn adopt(&self) {
         if self.failed.load(Ordering::Acquire) {
@@ -246,9 +297,13 @@ impl<B: Backend> Vitals<B> {
     pub(crate) fn wait_for_release(self: &Arc<Self>) -> Result<()> {
         self.release();
         let end = Instant::now() + REVOKE + LAUNCHES;
-        while self.released.under_way.load(Ordering::Acquire) > 0 {
+        loop {
+            let under_way = self.released.under_way.load(Ordering::Acquire);
+            if under_way == 0 && self.stuck.load(Ordering::Acquire) == 0 {
+                break;
+            }
             if Instant::now() > end {
-                return Err(self.unrecoverable("a revoke of a communicator does not come back"));
+                return Err(self.unrecoverable(INSIDE_NCCL));
             }
             thread::sleep(Duration::from_millis(1));
         }
@@ -285,10 +340,53 @@ impl<B: Backend> Vitals<B> {
         }
         self.seat.rendezvous.renew();
         *lock(&self.failure) = None;
+        *lock(&self.failed_at) = None;
+        // Of communicators that are gone for good.
+        lock(&self.agreements).clear();
         self.epoch.store(epoch, Ordering::Relaxed);
         self.released.begun.store(false, Ordering::Release);
         self.failed.store(false, Ordering::Release);
         self.gate.open();
+    }
+
+    /// Counts a call of NCCL that waits for peers, until it comes back.
+    pub(crate) fn calling(&self) -> Calling {
+        self.stuck.fetch_add(1, Ordering::AcqRel);
+        Calling(Arc::clone(&self.stuck))
+    }
+
+    /// A launch of this rank that does not come back from NCCL: a first collective connects its
+    /// ranks, and waits on the host for those that do not.
+    fn stuck_launch(&self) -> Option<Error> {
+        let mut known = lock(&self.inside);
+        let inside = self.gate.inside();
+        let now = Instant::now();
+        *known = match (inside, *known) {
+            (Some(inside), Some((before, since))) if inside == before => Some((before, since)),
+            (inside, _) => inside.map(|inside| (inside, now)),
+        };
+        let after = now - known.as_ref()?.1;
+        (after > self.limits.inside()).then(|| Error::Timeout {
+            rank: self.seat.rank,
+            missing: self.silent(),
+            what: "the launch of a collective, inside NCCL".into(),
+            after,
+        })
+    }
+
+    /// A rank of this host whose process does not run any more, although it lives.
+    fn stopped(&self) -> Option<Error> {
+        let board = self.board.as_ref()?;
+        (0..self.seat.ranks).find_map(|rank| {
+            let after = board.silence(rank)?;
+            let gone = self.seat.rendezvous.has_left(rank);
+            (after > self.limits.deadline.max(SILENT) && !gone).then(|| Error::Timeout {
+                rank: self.seat.rank,
+                missing: [rank].into(),
+                what: "a sign of life: the process is stopped, or starved".into(),
+                after,
+            })
+        })
     }
 
     /// A peer that stays behind where this rank has gone on, and will not come or is late.
@@ -344,13 +442,18 @@ impl<B: Backend> Watch for Vitals<B> {
             board.beat();
         }
         self.adopt();
-        if !self.has_failed()
-            && let Some(error) = self.laggard()
-        {
-            self.poison(&error);
+        if !self.has_failed() {
+            let found = self.laggard().or_else(|| self.stuck_launch());
+            if let Some(error) = found.or_else(|| self.stopped()) {
+                self.poison(&error);
+            }
         }
         if self.has_failed() {
             self.release();
+            let since = *lock(&self.failed_at).get_or_insert_with(Instant::now);
+            if since.elapsed() > REVOKE && self.stuck.load(Ordering::Acquire) > 0 {
+                self.unrecoverable(INSIDE_NCCL);
+            }
         }
     }
 }

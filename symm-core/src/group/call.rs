@@ -62,14 +62,16 @@ pub(crate) fn run<B: Backend>(
             pass.called(group, called(group, call, path));
         }
     }
-    let launched = checked.launch(&link, &stream);
-    if let Err(error) = &launched
-        && !captured
-    {
+    match checked.launch(&link, &stream) {
+        Ok(()) => Ok(paths),
+        Err(error) if captured => Err(error),
         // The peers passed this point too, and wait for this rank.
-        group.world.poison(error);
+        Err(error) => {
+            let error = group.world.vitals.explained(error);
+            group.world.poison(&error);
+            Err(error)
+        }
     }
-    launched.map(|()| paths)
 }
 
 /// States the calls: collectives as one point of the group, messages to their peers.

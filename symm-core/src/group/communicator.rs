@@ -1,10 +1,11 @@
 //! A communicator, shared by what uses it and by those who may have to revoke it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::pool::segment::Segment;
 
 /// A communicator of a world.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub(crate) struct Communicator<B: Backend> {
     pub(crate) comm: B::Comm,
     /// Set before it is revoked, never unset.
     revoked: AtomicBool,
+    /// What its windows lie on, if it is aborted with them.
+    kept: Mutex<Vec<Arc<Segment<B>>>>,
 }
 
 impl<B: Backend> Communicator<B> {
@@ -19,6 +22,7 @@ impl<B: Backend> Communicator<B> {
         Arc::new(Self {
             comm,
             revoked: AtomicBool::new(false),
+            kept: Mutex::default(),
         })
     }
 
@@ -30,6 +34,12 @@ impl<B: Backend> Communicator<B> {
     /// Whether this was the first to say that it is to be revoked.
     pub(crate) fn mark_revoked(&self) -> bool {
         !self.revoked.swap(true, Ordering::AcqRel)
+    }
+
+    /// Keeps segments until it has ended.
+    pub(crate) fn keep(&self, segments: Vec<Arc<Segment<B>>>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(segments);
     }
 
     /// Lets go of one handle; with the last one the communicator ends: destroyed, or aborted if its

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::communicator::Communicator;
 use super::world::Rank;
-use crate::agreement::vitals::REVOKE;
+use crate::agreement::vitals::RETURN;
 use crate::agreement::watched::{Ended, watched};
 use crate::backend::Backend;
 use crate::backend::driver::Split;
@@ -55,13 +55,17 @@ fn made<B: Backend>(
         after: deadline,
     };
     // A split that is stuck is released through its parent only, which costs the world.
-    match watched(name, deadline, REVOKE, call, || vitals.poison(&late())) {
+    let calling = vitals.calling();
+    let call = move || {
+        let _inside = calling;
+        call()
+    };
+    match watched(name, deadline, RETURN, call, || vitals.poison(&late())) {
         Ok(Ended::Back(comm)) => Ok(vitals.own(comm)),
-        Ok(Ended::Stuck) => Err(vitals.unrecoverable(&format!(
-            "{name} of a communicator does not come back from NCCL, also after its world was revoked"
-        ))),
+        Ok(Ended::Stuck) => Err(vitals.check().err().unwrap_or_else(late)),
         Err(error) => {
             // A communicator that some ranks have and others have not is of no use to any.
+            let error = vitals.explained(error);
             vitals.poison(&error);
             Err(error)
         }

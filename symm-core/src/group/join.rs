@@ -27,7 +27,6 @@ impl Hosts {
         let here = members.iter().filter(|&&rank| self.of[rank] == mine);
         here.copied().collect()
     }
-
 }
 
 /// Exchanges names and values that have to be equal on all ranks, and the hosts.

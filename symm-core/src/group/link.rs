@@ -35,9 +35,7 @@ pub(crate) struct Link<B: Backend> {
     pub(crate) agreement: Option<Arc<Agreement>>,
     ledger: Mutex<Ledger<B>>,
     /// Whether collectives on windows take symmetric kernels; known from the first registration on.
-    pub(crate) symmetric_kernels: OnceLock<bool>,
-    /// A peer found that they are not.
-    kernels_denied: AtomicBool,
+    symmetric_kernels: OnceLock<bool>,
     /// Meetings of rounds so far.
     pub(crate) meetings: AtomicU64,
     /// Whose streams use the windows.
@@ -72,7 +70,6 @@ impl<B: Backend> Link<B> {
             agreement,
             ledger: Mutex::default(),
             symmetric_kernels: OnceLock::new(),
-            kernels_denied: AtomicBool::new(false),
             meetings: AtomicU64::new(0),
             arena: Arc::clone(arena),
             world: Arc::clone(world),
@@ -122,13 +119,12 @@ impl<B: Backend> Link<B> {
     /// Whether collectives on windows take symmetric kernels, on all ranks; `None` while nothing is
     /// registered.
     pub(crate) fn kernels(&self) -> Option<bool> {
-        let found = self.symmetric_kernels.get().copied();
-        found.map(|found| found && !self.kernels_denied.load(Ordering::Relaxed))
+        self.symmetric_kernels.get().copied()
     }
 
-    /// Some rank found that they do not.
-    pub(crate) fn without_kernels(&self) {
-        self.kernels_denied.store(true, Ordering::Relaxed);
+    /// What all ranks found.
+    pub(crate) fn found_kernels(&self, found: bool) {
+        self.symmetric_kernels.get_or_init(|| found);
     }
 
     /// Hands the windows on an arena that ends before the group to the reaper, behind the work on
@@ -184,22 +180,25 @@ impl<B: Backend> Drop for Link<B> {
             let device = Arc::clone(&world.device);
             let mut outcome = reaper::drain::<B>(&arena.streams());
             // A revoked communicator takes its windows along when it is aborted.
-            let mut segments = Vec::new();
-            for (window, segment) in windows {
-                if !comm.is_revoked() {
-                    outcome = outcome.and(B::deregister(&device, &comm.comm, window));
+            match comm.is_revoked() {
+                true => comm.keep(windows.into_iter().map(|(_, segment)| segment).collect()),
+                false => {
+                    for (window, segment) in windows {
+                        outcome = outcome.and(B::deregister(&device, &comm.comm, window));
+                        drop(segment);
+                    }
                 }
-                segments.push(segment);
             }
             // The world's communicator goes behind those that were split from it.
             world.pool.reaper.aside({
                 let world = Arc::clone(&world);
                 move || {
                     let ended = comm.release(&device);
-                    drop((segments, arena, world));
+                    drop(world);
                     ended
                 }
             });
+            drop(arena);
             outcome
         });
     }

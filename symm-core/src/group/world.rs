@@ -95,11 +95,14 @@ impl<B: Backend> Drop for Rank<B> {
         let Some(comm) = trunk.take() else { return };
         let (device, stream) = (Arc::clone(&self.device), self.stream.clone());
         let rendezvous = Arc::clone(&self.seat.rendezvous);
+        // Lives, and says so, until it has said goodbye.
+        let vitals = Arc::clone(&self.vitals);
         self.pool.reaper.aside(move || {
             let ended = B::synchronize(&stream).and(comm.release(&device));
             // Said by hand: a process may exit while some thread still holds the rendezvous, and its
             // peers would take that for a death.
             rendezvous.leave();
+            drop(vitals);
             ended
         });
     }

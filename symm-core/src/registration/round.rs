@@ -10,7 +10,7 @@ use super::ledger::Pending;
 use super::statement::{Statement, Totals};
 use crate::agreement::group::ScopeMark;
 use crate::agreement::record::{ArenaMark, What};
-use crate::agreement::vitals::REVOKE;
+use crate::agreement::vitals::RETURN;
 use crate::agreement::watched::{Ended, watched};
 use crate::backend::Backend;
 use crate::capture::active;
@@ -67,59 +67,60 @@ fn round<B: Backend>(
     }
     let mut made = Vec::with_capacity(pending.len());
     for pending in &pending {
-        let failed = |cause| Error::Registration {
-            group: group.label().into(),
-            segment: pending.index,
-            bytes: pending.segment.bytes(),
+        made.push(register(group, link, &pending.segment).map_err(failed(group, pending, site))?);
+    }
+    let mine = made.iter().map(Option::is_some);
+    let everywhere = agreed(group, link, mine, "the windows of a registration")?;
+    // What tells which kernels there are is a collective, so all ranks come to it or none.
+    let first = everywhere.iter().position(|everywhere| *everywhere);
+    if let Some(first) = first.filter(|_| link.kernels().is_none()) {
+        let found = probe(group, link, &pending[first].segment).map_err(failed(
+            group,
+            &pending[first],
             site,
-            cause: Box::new(cause),
-        };
-        made.push(register(group, link, &pending.segment).map_err(failed)?);
+        ))?;
+        let found = agreed(
+            group,
+            link,
+            [found].into_iter(),
+            "the kernels of a registration",
+        )?;
+        link.found_kernels(found == [true]);
     }
-    let kernels = link.symmetric_kernels.get().copied();
-    let agreed = match compared {
-        true => {
-            let mine = Gained::new(&made, kernels).encode();
-            let told = agree::meet(group, link, "the end of a registration", mine, None)?;
-            Gained::common(&told)
-        }
-        false => Gained::new(&made, kernels),
-    };
-    publish(group, link, pending, made, &agreed)
+    publish(group, link, pending, made, &everywhere)
 }
 
-/// What a rank got: NCCL gives NULL with success where it has no window, which may be one rank
-/// alone.
-struct Gained {
-    windows: Vec<bool>,
-    /// Whether symmetric kernels are taken.
-    kernels: bool,
+fn failed<B: Backend>(
+    group: &GroupCore<B>,
+    pending: &Pending<B>,
+    site: Site,
+) -> impl FnOnce(Error) -> Error {
+    let (group, segment, bytes) = (group.label(), pending.index, pending.segment.bytes());
+    move |cause| Error::Registration {
+        group: group.into(),
+        segment,
+        bytes,
+        site,
+        cause: Box::new(cause),
+    }
 }
 
-impl Gained {
-    fn new<W>(made: &[Option<W>], kernels: Option<bool>) -> Self {
-        Self {
-            windows: made.iter().map(Option::is_some).collect(),
-            kernels: kernels.unwrap_or(false),
-        }
+/// What all ranks say yes to, one by one. NCCL gives NULL with success where it has no window, which
+/// may be one rank alone.
+fn agreed<B: Backend>(
+    group: &Arc<GroupCore<B>>,
+    link: &Link<B>,
+    mine: impl Iterator<Item = bool>,
+    what: &str,
+) -> Result<Vec<bool>> {
+    let mine: Vec<u8> = mine.map(u8::from).collect();
+    if link.split.is_none() {
+        return Ok(mine.iter().map(|one| *one != 0).collect());
     }
-
-    fn encode(&self) -> Vec<u8> {
-        let flags = [self.kernels]
-            .into_iter()
-            .chain(self.windows.iter().copied());
-        flags.map(u8::from).collect()
-    }
-
-    /// What all ranks got.
-    fn common(told: &[Vec<u8>]) -> Self {
-        let len = told.iter().map(Vec::len).min().unwrap_or(0);
-        let all = |at: usize| told.iter().all(|told| told[at] != 0);
-        Self {
-            windows: (1..len).map(all).collect(),
-            kernels: len > 0 && all(0),
-        }
-    }
+    let len = mine.len();
+    let told = agree::meet(group, link, what, mine, None)?;
+    let all = |at: usize| told.iter().all(|told| told.get(at) == Some(&1));
+    Ok((0..len).map(all).collect())
 }
 
 /// Enters the windows that all ranks have; one that some ranks lack would make them take different
@@ -129,64 +130,83 @@ fn publish<B: Backend>(
     link: &Link<B>,
     pending: Vec<Pending<B>>,
     made: Vec<Option<B::Window>>,
-    agreed: &Gained,
+    everywhere: &[bool],
 ) -> Result<()> {
-    for (at, (pending, window)) in pending.into_iter().zip(made).enumerate() {
-        let everywhere = agreed.windows.get(at) == Some(&true);
+    for ((pending, window), &everywhere) in pending.into_iter().zip(made).zip(everywhere) {
         if let Some(window) = window.as_ref().filter(|_| !everywhere) {
             let _calling = link.calling();
             B::deregister(&group.world.device, link.comm()?, window.clone())?;
         }
         link.ledger().settle(pending, window.filter(|_| everywhere));
     }
-    if agreed.windows.contains(&true) && !agreed.kernels {
-        link.without_kernels();
-    }
     Ok(())
 }
 
-/// Registers on a thread of its own, with a deadline: all ranks are about to be inside.
 fn register<B: Backend>(
     group: &GroupCore<B>,
     link: &Arc<Link<B>>,
     segment: &Arc<Segment<B>>,
 ) -> Result<Option<B::Window>> {
+    inside(
+        group,
+        link,
+        segment,
+        "the registration of a segment",
+        |device, comm, memory| B::register(device, comm, memory),
+    )
+    .map(Option::flatten)
+}
+
+/// Whether collectives on windows take symmetric kernels.
+fn probe<B: Backend>(
+    group: &GroupCore<B>,
+    link: &Arc<Link<B>>,
+    segment: &Arc<Segment<B>>,
+) -> Result<bool> {
+    let found = inside(
+        group,
+        link,
+        segment,
+        "the search for kernels",
+        |device, comm, memory| B::symmetric_kernels(device, comm, memory),
+    );
+    found.map(|found| found == Some(true))
+}
+
+/// Runs a call of NCCL that waits for all ranks, on a thread of its own and with a deadline: all of
+/// them are about to be inside.
+fn inside<B: Backend, T: Send + 'static>(
+    group: &GroupCore<B>,
+    link: &Arc<Link<B>>,
+    segment: &Arc<Segment<B>>,
+    what: &'static str,
+    call: impl FnOnce(&B::Device, &B::Comm, &B::Segment) -> Result<T> + Send + 'static,
+) -> Result<Option<T>> {
     let vitals = &group.world.vitals;
     let deadline = vitals.limits.inside();
-    let (device, inner, segment) = (
-        Arc::clone(&group.world.device),
-        Arc::clone(link),
-        Arc::clone(segment),
-    );
+    let (device, inner) = (Arc::clone(&group.world.device), Arc::clone(link));
+    let segment = Arc::clone(segment);
+    let calling = vitals.calling();
     let call = move || {
+        let _inside = calling;
         let Some(memory) = segment.memory() else {
             return Ok(None);
         };
         let _calling = inner.calling();
-        let comm = inner.comm()?;
-        let window = B::register(&device, comm, memory)?;
-        if window.is_some() && inner.symmetric_kernels.get().is_none() {
-            let found = B::symmetric_kernels(&device, comm, memory)?;
-            inner.symmetric_kernels.get_or_init(|| found);
-        }
-        Ok(window)
+        call(&device, inner.comm()?, memory).map(Some)
     };
     let late = || Error::Timeout {
         rank: group.world.seat.rank,
-        missing: Box::default(),
-        what: format!(
-            "the registration of a segment with {}, inside NCCL",
-            group.label()
-        )
-        .into(),
+        missing: vitals.silent(),
+        what: format!("{what} with {}, inside NCCL", group.label()).into(),
         after: deadline,
     };
-    match watched("register", deadline, REVOKE, call, || vitals.poison(&late()))? {
+    match watched("register", deadline, RETURN, call, || {
+        vitals.poison(&late())
+    }) {
         // It may have come back because it was released.
-        Ended::Back(window) => vitals.check().map(|()| window),
-        Ended::Stuck => Err(vitals.unrecoverable(&format!(
-            "the registration of a segment with {} does not come back from NCCL, also after it was revoked",
-            group.label()
-        ))),
+        Ok(Ended::Back(made)) => vitals.check().map(|()| made),
+        Ok(Ended::Stuck) => Err(vitals.check().err().unwrap_or_else(late)),
+        Err(error) => Err(vitals.explained(error)),
     }
 }

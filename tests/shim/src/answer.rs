@@ -109,13 +109,13 @@ numbers!(c_int, usize);
 
 impl Shown for *const c_void {
     fn shown(&self) -> Option<String> {
-        Some(format!("{self:p}"))
+        Some(format!("{:p}", *self))
     }
 }
 
 impl Shown for *mut c_void {
     fn shown(&self) -> Option<String> {
-        Some(format!("{self:p}"))
+        Some(format!("{:p}", *self))
     }
 }
 

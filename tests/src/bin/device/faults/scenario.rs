@@ -234,7 +234,10 @@ fn judge_null(seen: &Seen) -> Result<String, Vec<String>> {
     let done = |life: &Life| life.said.iter().any(|said| said.word == "done");
     match seen.ranks.iter().all(done) {
         true => Ok("all ranks computed without the window".into()),
-        false => Err(with_words(vec!["a rank did not come to its end".into()], seen)),
+        false => Err(with_words(
+            vec!["a rank did not come to its end".into()],
+            seen,
+        )),
     }
 }
 

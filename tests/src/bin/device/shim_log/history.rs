@@ -229,9 +229,10 @@ impl<'a> Reader<'a> {
     fn ending(&mut self, at: usize, line: &Line<'_>) {
         let (name, number) = (line.name, line.number);
         let life = &self.lives[at];
-        let mut found: Vec<String> = life
-            .windows
-            .iter()
+        // An abort after a revoke takes the windows along: NCCL destroys what is left of them.
+        let windows = life.windows.iter();
+        let mut found: Vec<String> = windows
+            .filter(|_| !(life.revoked && name == "ncclCommAbort"))
             .map(|window| format!("{name} of {} with window {:#x}", life.name, window.handle))
             .collect();
         let inside = self
