@@ -44,13 +44,15 @@ impl Launch {
             ));
         }
         let local_ranks = number("LOCAL_WORLD_SIZE")?.unwrap_or(ranks);
-        if local_ranks != ranks {
-            let problem = format!(
-                "is {local_ranks}, but WORLD_SIZE is {ranks}: a world of processes has to be on one host"
-            );
+        if local_ranks > ranks {
+            let problem = format!("is {local_ranks}, but WORLD_SIZE is {ranks}");
             return Err(environment("LOCAL_WORLD_SIZE", &problem));
         }
-        let local_rank = number("LOCAL_RANK")?.unwrap_or(rank);
+        let local_rank = match number("LOCAL_RANK")? {
+            Some(local_rank) => local_rank,
+            None if local_ranks == ranks => rank,
+            None => return Err(missing("LOCAL_RANK")),
+        };
         if local_rank >= local_ranks {
             return Err(environment(
                 "LOCAL_RANK",
@@ -166,7 +168,7 @@ mod tests {
             ("RANK", Some("4")),
             ("WORLD_SIZE", None),
             ("LOCAL_RANK", Some("4")),
-            ("LOCAL_WORLD_SIZE", Some("2")),
+            ("LOCAL_WORLD_SIZE", Some("8")),
             ("MASTER_ADDR", None),
             ("MASTER_PORT", Some("0")),
             ("MASTER_PORT", Some("70000")),
