@@ -10,6 +10,8 @@
 //!   that it touched are registered with the group's communicator: one **window** each.
 //! - A [`SymmBuf`] owns a **block** of a segment and carries its group in its type: the collectives
 //!   of another group do not take it.
+//! - [`SymmBuf::share`] makes a [`Shared`] buffer: clones for any thread, whose memory returns once
+//!   all ranks have dropped it; [`Group::trim`] gives empty segments back.
 //! - Every collective returns its [`Path`]: symmetric, or plain for a [`Reason`].
 //! - [`GraphPool::capture`] makes a CUDA graph that owns every byte it touches: captures allocate
 //!   from arenas of their own, in scopes too, and the [`Graph`] keeps what its work uses.
@@ -86,8 +88,8 @@ pub use agreement::limits::OnUnrecoverable;
 pub use backend::call::ReduceOp;
 pub use backend::{Backend, Cuda, Host, cuda, host};
 pub use buffer::{
-    Buf, Dst, Plain, PlainMut, PlainSource, PlainTarget, Src, SymmBuf, SymmView, SymmViewMut,
-    WindowRef, plain, plain_mut,
+    Buf, Dst, Plain, PlainMut, PlainSource, PlainTarget, Shared, SharedMut, SharedView, Src,
+    SymmBuf, SymmView, SymmViewMut, WindowRef, plain, plain_mut,
 };
 pub use capture::{
     Capture, CaptureMode, CapturedCall, Graph, GraphArenaStats, GraphOptions, GraphPool,

@@ -8,6 +8,7 @@ use super::bytes::{as_bytes, as_bytes_mut};
 use super::memory::Memory;
 use super::operand::{self, Operand};
 use super::plain::Plain;
+use super::shared::Shared;
 use super::symm::SymmBuf;
 use crate::Cuda;
 use crate::backend::Backend;
@@ -126,6 +127,24 @@ impl<T: Element, B: Backend> Buf<T, B> {
         let mut buf = Self::empty(data.len())?;
         buf.copy_from_slice(data)?;
         Ok(buf)
+    }
+
+    /// The same memory as a shared buffer of its group, whose tag the caller vouches for.
+    #[allow(clippy::result_large_err)] // the buffer comes back
+    pub(crate) fn share<G: GroupTag>(self) -> Result<Shared<T, G, B>, (Self, Error)> {
+        let (memory, len) = (self.memory, self.len);
+        match memory.share() {
+            Ok(memory) => Ok(Shared::new(memory, len)),
+            Err((memory, error)) => {
+                let _elements = PhantomData;
+                let buf = Self {
+                    memory,
+                    len,
+                    _elements,
+                };
+                Err((buf, error))
+            }
+        }
     }
 
     /// Elements.

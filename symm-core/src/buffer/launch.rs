@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::operand::{Operand, Owner};
+use super::operand::Operand;
 use crate::backend::Backend;
 use crate::backend::call::{Call, Op};
 use crate::backend::driver::Access;
@@ -204,13 +204,8 @@ fn check_operand<B: Backend>(
             expected,
         });
     }
-    if let Owner::Ours { memory, .. } = &operand.owner
-        && operand.of_group
-        && !memory
-            .group()
-            .is_some_and(|owner| Arc::ptr_eq(owner, group))
-    {
-        let owner = memory.group();
+    let owner = operand.group();
+    if operand.of_group && !owner.is_some_and(|owner| Arc::ptr_eq(owner, group)) {
         let buffer = owner.map_or_else(|| "no group".into(), |owner| owner.label());
         return Err(Error::GroupMismatch {
             what: format!("{operation}, {what}").into(),

@@ -179,6 +179,16 @@ impl<B: Backend> Lease<B> {
         }
     }
 
+    /// Whether a graph needs the memory.
+    pub(crate) fn is_held(&self) -> bool {
+        !self.holders.borrow().is_empty()
+    }
+
+    /// Streams on which graphs that used the memory were launched.
+    pub(crate) fn streams(&self) -> Vec<B::Stream> {
+        self.streams.borrow().clone()
+    }
+
     /// Whether the buffer is gone.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.get()

@@ -4,11 +4,12 @@ use std::cell::OnceCell;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use super::lease::{Holder, Lease};
 use super::redzone::{Redzone, Zone};
+use super::shared_memory::{self, SharedMemory, not_shareable};
 use crate::StaysOnItsThread;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
@@ -64,6 +65,8 @@ enum Home<B: Backend> {
         rank: Arc<Rank<B>>,
         group: Option<Arc<GroupCore<B>>>,
     },
+    /// It is a shared buffer's now, of this rank.
+    Shared(Arc<Rank<B>>),
 }
 
 /// Where memory lies that can be in a window.
@@ -190,6 +193,7 @@ impl<B: Backend> Memory<B> {
         match &self.owned.home {
             Home::Block { group, .. } => Some(group),
             Home::Graph { group, .. } | Home::Plain { group, .. } => group.as_ref(),
+            Home::Shared(_) => None,
         }
     }
 
@@ -210,13 +214,73 @@ impl<B: Backend> Memory<B> {
                 arena: arena.id(),
                 block: &block.block,
             }),
-            Home::Graph { .. } | Home::Plain { .. } => None,
+            Home::Graph { .. } | Home::Plain { .. } | Home::Shared(_) => None,
         }
     }
 
     /// The block of a graph pool that it owns, if it does.
     pub(crate) fn graph_block(&self) -> Option<(&Rc<GraphArena<B>>, &GraphBlock)> {
         self.owned.graph_block()
+    }
+
+    /// The memory as all threads may use it, behind its uses so far.
+    #[allow(clippy::result_large_err)] // the memory comes back
+    pub(crate) fn share(mut self) -> Result<Arc<SharedMemory<B>>, (Self, Error)> {
+        let streams = match self.may_share() {
+            Ok(streams) => streams,
+            Err(error) => return Err((self, error)),
+        };
+        let owned = &mut *self.owned;
+        owned.fence.take();
+        let zone = owned.redzone.take().map(|redzone| redzone.into_zone());
+        let taken = Home::Shared(Arc::clone(owned.rank()));
+        let home = match std::mem::replace(&mut owned.home, taken) {
+            Home::Block { group, block } => {
+                group.arena.share();
+                shared_memory::Home::Block { group, block, zone }
+            }
+            Home::Plain {
+                memory,
+                rank,
+                group,
+            } => shared_memory::Home::Plain {
+                memory: Mutex::new(memory),
+                rank,
+                group,
+                bytes: owned.bytes,
+            },
+            other @ (Home::Graph { .. } | Home::Shared(_)) => {
+                owned.home = other;
+                return Err((self, not_shareable("it is being dropped")));
+            }
+        };
+        let stream = owned.stream.clone();
+        Ok(SharedMemory::new(owned.addr, home, stream, streams))
+    }
+
+    /// Whether it can be shared; makes its own stream, and those that are returned, the only ones
+    /// that later uses have to wait for.
+    fn may_share(&self) -> Result<Vec<B::Stream>> {
+        active::refuse(
+            self.rank(),
+            "sharing a buffer",
+            "the graph would leave the thread with it: share it before the capture",
+        )?;
+        if let Home::Graph { .. } = self.owned.home {
+            return Err(not_shareable(
+                "it is memory of a graph pool, which stays on its thread: copy it to a buffer that was made outside of captures",
+            ));
+        }
+        let lease = self.lease.get();
+        if lease.is_some_and(|lease| lease.is_held()) {
+            return Err(not_shareable(
+                "a graph that was captured before uses it: share it before the capture, or drop the graph",
+            ));
+        }
+        if let Some(fence) = self.owned.fence.get() {
+            B::fence_before(fence, self.stream(), Access::Write)?;
+        }
+        Ok(lease.map_or_else(Vec::new, |lease| lease.streams()))
     }
 
     /// What holds the memory for graphs; made when it is first asked for.
@@ -357,14 +421,14 @@ impl<B: Backend> Owned<B> {
         match &self.home {
             Home::Block { group, .. } => &group.world,
             Home::Graph { arena, .. } => arena.rank(),
-            Home::Plain { rank, .. } => rank,
+            Home::Plain { rank, .. } | Home::Shared(rank) => rank,
         }
     }
 
     pub(crate) fn graph_block(&self) -> Option<(&Rc<GraphArena<B>>, &GraphBlock)> {
         match &self.home {
             Home::Graph { arena, block, .. } => Some((arena, block)),
-            Home::Block { .. } | Home::Plain { .. } => None,
+            Home::Block { .. } | Home::Plain { .. } | Home::Shared(_) => None,
         }
     }
 
@@ -378,7 +442,7 @@ impl<B: Backend> Owned<B> {
             Home::Graph { arena, block, .. } => {
                 (format!("{} of a graph pool", arena.name()), block.block)
             }
-            Home::Plain { .. } => return None,
+            Home::Plain { .. } | Home::Shared(_) => return None,
         };
         Some(Zone {
             arena: arena.into(),
@@ -430,6 +494,7 @@ impl<B: Backend> Drop for Owned<B> {
                 drop(memory.take());
                 rank.pool.plain.fetch_sub(self.bytes, Ordering::Relaxed);
             }
+            Home::Shared(_) => {}
         }
     }
 }

@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buf::Buf;
-use super::memory::Memory;
+use super::memory::{Memory, Place};
 use super::plain::{Plain, PlainMut};
+use super::shared::{Shared, SharedMut, SharedView};
+use super::shared_memory::SharedMemory;
 use super::symm::SymmBuf;
 use super::view::{SymmView, SymmViewMut};
 use crate::backend::Backend;
@@ -14,6 +16,7 @@ use crate::backend::driver::Access;
 use crate::capture::active;
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::group::core::GroupCore;
 use crate::group::tag::GroupTag;
 use crate::group::world::Rank;
 use crate::scope::routing;
@@ -34,6 +37,11 @@ pub struct Operand<'a, B: Backend> {
 pub(crate) enum Owner<'a, B: Backend> {
     /// Ours, from `offset` bytes on.
     Ours { memory: &'a Memory<B>, offset: u64 },
+    /// Ours, of a shared buffer.
+    Shared {
+        memory: &'a Arc<SharedMemory<B>>,
+        offset: u64,
+    },
     /// Somebody else's, such as a `CudaSlice`.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     // only the Cuda backend has such memory
@@ -79,15 +87,60 @@ impl<'a, B: Backend> Operand<'a, B> {
         }
     }
 
-    /// The addresses it covers, where they are known before the call.
-    pub(crate) fn span(&self) -> Option<Range<u64>> {
+    /// Elements of a shared buffer.
+    pub(crate) fn shared<T: Element>(
+        memory: &'a Arc<SharedMemory<B>>,
+        range: Range<usize>,
+        of_group: bool,
+    ) -> Self {
+        let bytes = |elements: usize| (elements * size_of::<T>()) as u64;
+        Self {
+            len: range.len(),
+            bytes: bytes(range.len()),
+            owner: Owner::Shared {
+                memory,
+                offset: bytes(range.start),
+            },
+            of_group,
+        }
+    }
+
+    /// The rank whose memory it is, if it is ours.
+    pub(crate) fn rank(&self) -> Option<&Arc<Rank<B>>> {
         match &self.owner {
-            Owner::Ours { memory, offset } => {
-                let start = memory.addr() + offset;
-                Some(start..start + self.bytes)
-            }
+            Owner::Ours { memory, .. } => Some(memory.rank()),
+            Owner::Shared { memory, .. } => Some(memory.rank()),
             Owner::Foreign(_) => None,
         }
+    }
+
+    /// The group in whose scope it was allocated.
+    pub(crate) fn group(&self) -> Option<&Arc<GroupCore<B>>> {
+        match &self.owner {
+            Owner::Ours { memory, .. } => memory.group(),
+            Owner::Shared { memory, .. } => memory.group(),
+            Owner::Foreign(_) => None,
+        }
+    }
+
+    /// The buffer's place, if that is an arena of symmetric memory, and how many bytes behind its
+    /// start the operand begins.
+    pub(crate) fn place(&self) -> Option<(Place<'_, B>, u64)> {
+        match &self.owner {
+            Owner::Ours { memory, offset } => Some((memory.place()?, *offset)),
+            Owner::Shared { memory, offset } => Some((memory.place()?, *offset)),
+            Owner::Foreign(_) => None,
+        }
+    }
+
+    /// The addresses it covers, where they are known before the call.
+    pub(crate) fn span(&self) -> Option<Range<u64>> {
+        let start = match &self.owner {
+            Owner::Ours { memory, offset } => memory.addr() + offset,
+            Owner::Shared { memory, offset } => memory.addr() + offset,
+            Owner::Foreign(_) => return None,
+        };
+        Some(start..start + self.bytes)
     }
 
     /// Whether the two share a byte, as far as that is known before the call.
@@ -102,10 +155,11 @@ impl<'a, B: Backend> Operand<'a, B> {
     /// graph can keep. `what` names the operand in messages.
     pub(crate) fn admit(&self, rank: &Arc<Rank<B>>, what: impl Fn() -> String) -> Result<()> {
         let elsewhere = match &self.owner {
-            Owner::Ours { memory, .. } => {
-                (!Arc::ptr_eq(memory.rank(), rank)).then(|| B::describe(&memory.rank().device))
-            }
             Owner::Foreign(foreign) => foreign.elsewhere(&rank.device),
+            Owner::Ours { .. } | Owner::Shared { .. } => {
+                let other = self.rank().filter(|owner| !Arc::ptr_eq(owner, rank));
+                other.map(|owner| B::describe(&owner.device))
+            }
         };
         if let Some(found) = elsewhere {
             return Err(Error::WrongDevice {
@@ -140,6 +194,7 @@ impl<'a, B: Backend> Operand<'a, B> {
     pub(crate) fn order(&self, stream: &B::Stream, access: Access) -> Result<()> {
         match &self.owner {
             Owner::Ours { memory, .. } => memory.before(stream, access),
+            Owner::Shared { memory, .. } => memory.before(stream, access),
             Owner::Foreign(_) => Ok(()),
         }
     }
@@ -156,6 +211,10 @@ impl<'a, B: Backend> Operand<'a, B> {
                 memory.before(stream, access)?;
                 Ok((memory.addr() + *offset, None))
             }
+            Owner::Shared { memory, offset } => {
+                memory.before(stream, access)?;
+                Ok((memory.addr() + *offset, None))
+            }
             Owner::Foreign(foreign) => {
                 let (addr, held) = foreign.enter(stream, access);
                 Ok((addr, Some(held)))
@@ -167,6 +226,10 @@ impl<'a, B: Backend> Operand<'a, B> {
     pub(crate) fn leave(&self, stream: &B::Stream, access: Access) -> Result<()> {
         match &self.owner {
             Owner::Ours { memory, .. } => memory.after(stream, access),
+            Owner::Shared { memory, .. } => {
+                memory.after(stream, access);
+                Ok(())
+            }
             Owner::Foreign(_) => Ok(()),
         }
     }
@@ -187,10 +250,9 @@ pub(crate) fn copy<B: Backend>(mut dst: Operand<'_, B>, mut src: Operand<'_, B>)
             group: "one buffer".into(),
         });
     }
-    let Owner::Ours { memory, .. } = &dst.owner else {
+    let Some(rank) = dst.rank().map(Arc::clone) else {
         return Ok(());
     };
-    let rank = Arc::clone(memory.rank());
     rank.check()?;
     src.admit(&rank, || "copy_from: the source".into())?;
     let (stream, bytes) = (routing::stream(&rank), dst.bytes);
@@ -218,8 +280,8 @@ pub(crate) mod sealed {
 
 use sealed::IntoOperand;
 
-/// What a collective of group `G` reads: `&SymmBuf`, a [`SymmView`], or [`plain`](crate::plain)
-/// memory.
+/// What a collective of group `G` reads: `&SymmBuf`, a [`SymmView`], `&Shared`, a
+/// [`SharedView`], or [`plain`](crate::plain) memory.
 ///
 /// Sealed. A buffer of another group is not one:
 ///
@@ -238,7 +300,7 @@ use sealed::IntoOperand;
 )]
 pub trait Src<T, G, B: Backend>: IntoOperand<B> {}
 
-/// What a collective of group `G` writes: `&mut SymmBuf`, a [`SymmViewMut`], or
+/// What a collective of group `G` writes: `&mut SymmBuf`, a [`SymmViewMut`], a [`SharedMut`], or
 /// [`plain_mut`](crate::plain_mut) memory. Sealed, like [`Src`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written by a collective of group `{G}`",
@@ -293,6 +355,31 @@ view_operands! {
     &SymmView<'_, T, G, B> => Src,
     SymmViewMut<'_, T, G, B> => Dst,
     &mut SymmViewMut<'_, T, G, B> => Dst,
+}
+
+macro_rules! shared_operands {
+    ($($type:ty => $role:ident),* $(,)?) => { $(
+        impl<T: Element, G: GroupTag, B: Backend> IntoOperand<B> for $type {
+            fn into_operand<'a>(self) -> Operand<'a, B>
+            where
+                Self: 'a,
+            {
+                let (memory, range) = self.parts();
+                Operand::shared::<T>(memory, range, true)
+            }
+        }
+
+        #[diagnostic::do_not_recommend]
+        impl<T: Element, G: GroupTag, B: Backend> $role<T, G, B> for $type {}
+    )* };
+}
+
+shared_operands! {
+    &Shared<T, G, B> => Src,
+    SharedView<'_, T, G, B> => Src,
+    &SharedView<'_, T, G, B> => Src,
+    SharedMut<'_, T, G, B> => Dst,
+    &mut SharedMut<'_, T, G, B> => Dst,
 }
 
 impl<T: Element, B: Backend> IntoOperand<B> for Plain<'_, T, B> {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::buf::Buf;
 use super::operand::{Operand, Owner};
+use super::shared::Shared;
 use super::symm::SymmBuf;
 use crate::backend::Backend;
 use crate::element::Element;
@@ -27,7 +28,7 @@ pub struct PlainMut<'a, T: Element, B: Backend> {
     _elements: PhantomData<&'a mut [T]>,
 }
 
-/// What [`plain`] takes: `&Buf`, `&SymmBuf` of any group, and cudarc's `&CudaSlice`, `&CudaView` and
+/// What [`plain`] takes: `&Buf`, `&SymmBuf` and `&Shared` of any group, and cudarc's `&CudaSlice`, `&CudaView` and
 /// `&Arc<CudaSlice>`, of which a graph keeps a clone. Sealed.
 #[diagnostic::on_unimplemented(
     message = "`plain` does not take `{Self}`",
@@ -107,21 +108,27 @@ fn part<'a, T: Element, B: Backend>(
         end: range.end,
         len: operand.len,
     };
-    match operand.owner {
-        Owner::Ours { memory, offset } if range.start <= range.end && range.end <= operand.len => {
-            let (offset, bytes) = (
-                offset + (range.start * size_of::<T>()) as u64,
-                (range.len() * size_of::<T>()) as u64,
-            );
-            Ok(Operand {
-                len: range.len(),
-                bytes,
-                owner: Owner::Ours { memory, offset },
-                of_group: operand.of_group,
-            })
-        }
-        _ => Err(outside),
+    if range.start > range.end || range.end > operand.len {
+        return Err(outside);
     }
+    let start = (range.start * size_of::<T>()) as u64;
+    let owner = match operand.owner {
+        Owner::Ours { memory, offset } => Owner::Ours {
+            memory,
+            offset: offset + start,
+        },
+        Owner::Shared { memory, offset } => Owner::Shared {
+            memory,
+            offset: offset + start,
+        },
+        Owner::Foreign(_) => return Err(outside),
+    };
+    Ok(Operand {
+        len: range.len(),
+        bytes: (range.len() * size_of::<T>()) as u64,
+        owner,
+        of_group: operand.of_group,
+    })
 }
 
 impl<T: Element, B: Backend> Plain<'_, T, B> {
@@ -154,6 +161,7 @@ impl<T: Element, B: Backend> sealed::Sealed for &Buf<T, B> {}
 impl<T: Element, B: Backend> sealed::Sealed for &mut Buf<T, B> {}
 impl<T: Element, G: GroupTag, B: Backend> sealed::Sealed for &SymmBuf<T, G, B> {}
 impl<T: Element, G: GroupTag, B: Backend> sealed::Sealed for &mut SymmBuf<T, G, B> {}
+impl<T: Element, G: GroupTag, B: Backend> sealed::Sealed for &Shared<T, G, B> {}
 
 #[diagnostic::do_not_recommend]
 impl<'a, T: Element, B: Backend> PlainSource<'a> for &'a Buf<T, B> {
@@ -182,6 +190,17 @@ impl<'a, T: Element, G: GroupTag, B: Backend> PlainSource<'a> for &'a SymmBuf<T,
 
     fn into_plain(self) -> Operand<'a, B> {
         Operand::ours(&self.buf, 0..self.len(), false)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<'a, T: Element, G: GroupTag, B: Backend> PlainSource<'a> for &'a Shared<T, G, B> {
+    type Element = T;
+    type Backend = B;
+
+    fn into_plain(self) -> Operand<'a, B> {
+        let (memory, range) = self.parts();
+        Operand::shared::<T>(memory, range, false)
     }
 }
 

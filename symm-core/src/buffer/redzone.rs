@@ -88,6 +88,11 @@ impl<B: Backend> Redzone<B> {
         })
     }
 
+    /// What is to be looked at, of a block that no graph fills.
+    pub(crate) fn into_zone(self) -> Zone {
+        self.zone
+    }
+
     /// Has the zone looked at. The block is about to be given back: `stream`, its own, is behind all
     /// its uses.
     pub(crate) fn check(self, rank: &Arc<Rank<B>>, stream: &B::Stream) {
@@ -114,8 +119,12 @@ impl<B: Backend> Redzone<B> {
     }
 }
 
-/// Copies the zone now, and has the reaper look at it.
-fn check_later<B: Backend>(rank: &Arc<Rank<B>>, zone: Zone, stream: &B::Stream) -> Result<()> {
+/// Copies the zone now, behind the uses on `stream`, and has the reaper look at it.
+pub(crate) fn check_later<B: Backend>(
+    rank: &Arc<Rank<B>>,
+    zone: Zone,
+    stream: &B::Stream,
+) -> Result<()> {
     let mut copies = Copies::default();
     copies.add(zone, stream, stream, 0)?;
     let (of, stream) = (Arc::clone(rank), stream.clone());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::buf::Buf;
 use super::memory::Place;
 use super::plain::Plain;
+use super::shared::Shared;
 use super::view::{SymmView, SymmViewMut};
 use crate::Cuda;
 use crate::backend::Backend;
@@ -235,22 +236,33 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     /// # Errors
     /// Those of the group's communicator.
     pub fn window(&self) -> Result<Option<WindowRef<'_, B>>> {
-        let Some(Place {
-            group,
-            arena,
-            block,
-        }) = self.buf.memory.place()
-        else {
-            return Ok(None);
-        };
-        let segment = block.position.segment;
-        let window = group.link().ledger().window(arena, segment).cloned();
-        Ok(window.map(|window| WindowRef {
-            handle: B::window_handle(&window),
-            offset: block.position.offset,
-            window,
-            group,
-        }))
+        Ok(self.buf.memory.place().and_then(WindowRef::of))
+    }
+
+    /// The same memory to be read from any thread, by clones: for the fields of a model, other threads
+    /// and frameworks. It returns to the arena once all ranks have dropped it; see [`Shared`].
+    ///
+    /// ```
+    /// use symm_core::{Host, World, groups, symm};
+    /// groups! { pub Tp = "tp"; }
+    /// World::<Host>::run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let weights = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0])? })?.share()?;
+    ///     let clone = weights.clone();
+    ///     let read = std::thread::spawn(move || clone.to_vec()).join();
+    ///     assert_eq!(read.expect("no panic")?, [1.0, 2.0]);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The buffer comes back with [`Error::Unsupported`] where a graph uses it, or made it, and with
+    /// [`Error::InCapture`].
+    #[allow(clippy::result_large_err)] // the buffer comes back
+    pub fn share(self) -> Result<Shared<T, G, B>, (Self, Error)> {
+        let shared = self.buf.share();
+        shared.map_err(|(buf, error)| (Self::wrap(buf), error))
     }
 
     /// The same buffer, of a group that is chosen at run time.
@@ -311,7 +323,23 @@ pub struct WindowRef<'a, B: Backend> {
     group: &'a GroupCore<B>,
 }
 
-impl<B: Backend> WindowRef<'_, B> {
+impl<'a, B: Backend> WindowRef<'a, B> {
+    pub(crate) fn of(place: Place<'a, B>) -> Option<Self> {
+        let Place {
+            group,
+            arena,
+            block,
+        } = place;
+        let segment = block.position.segment;
+        let window = group.link().ledger().window(arena, segment).cloned()?;
+        Some(WindowRef {
+            handle: B::window_handle(&window),
+            offset: block.position.offset,
+            window,
+            group,
+        })
+    }
+
     /// The address at which this rank reaches the buffer of the group's rank `peer`; `None` where
     /// NCCL does not give it (before 2.29.2, or a peer that loads and stores do not reach).
     ///

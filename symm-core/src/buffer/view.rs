@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::group::tag::{Dyn, GroupTag};
 
 /// The absolute range of `range` in a view of `len` elements that starts at `start`.
-fn narrow(start: usize, len: usize, range: Range<usize>) -> Result<Range<usize>> {
+pub(crate) fn narrow(start: usize, len: usize, range: Range<usize>) -> Result<Range<usize>> {
     match range.start <= range.end && range.end <= len {
         true => Ok(start + range.start..start + range.end),
         false => Err(Error::Range {

@@ -187,6 +187,30 @@ impl<B: Backend> Active<B> {
         uses.after(stream, access);
     }
 
+    /// Before a read of shared memory on `stream` that is about to be captured: the graph keeps a
+    /// clone, so that nobody writes as long as it lives, and its launches come after the writes so
+    /// far.
+    pub(crate) fn reads_shared(
+        &self,
+        addr: u64,
+        stream: &B::Stream,
+        writes: &[B::Stream],
+        clone: Box<dyn Any + Send>,
+    ) -> Result<()> {
+        self.check()?;
+        self.join(stream).inspect_err(|error| self.fail(error))?;
+        let mut found = self.found.borrow_mut();
+        if found.uses.contains_key(&addr) {
+            return Ok(());
+        }
+        found.uses.insert(addr, Uses::default());
+        found.kept.push(clone);
+        writes
+            .iter()
+            .for_each(|stream| self.holder.launch_after(stream));
+        Ok(())
+    }
+
     /// Has the graph keep memory that was not made in this capture.
     fn keep(&self, memory: &Memory<B>) {
         let here = memory

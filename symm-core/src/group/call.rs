@@ -12,7 +12,7 @@ use crate::agreement::record::{self, ArenaMark, Record, Stated, What, Words};
 use crate::backend::Backend;
 use crate::backend::call::Op;
 use crate::buffer::launch::{Checked, Prepared, Send};
-use crate::buffer::operand::{Operand, Owner};
+use crate::buffer::operand::Operand;
 use crate::capture::{CapturedCall, active};
 use crate::error::{Error, Result};
 use crate::pool::placement::Position;
@@ -163,21 +163,17 @@ fn positions<B: Backend>(
 
 /// Whether an operand lies in the group's own arena.
 fn uses_arena<B: Backend>(group: &GroupCore<B>, call: &Prepared<'_, B>) -> bool {
-    let lies = |operand: &Operand<'_, B>| match &operand.owner {
-        Owner::Ours { memory, .. } => memory
-            .place()
-            .is_some_and(|place| place.arena == group.arena.id),
-        Owner::Foreign(_) => false,
+    let lies = |operand: &Operand<'_, B>| {
+        let place = operand.place();
+        place.is_some_and(|(place, _)| place.arena == group.arena.id)
     };
     let sends = matches!(&call.send, Send::From(operand) if lies(operand));
     sends || call.recv.as_ref().is_some_and(lies)
 }
 
 fn position<B: Backend>(operand: &Operand<'_, B>) -> Option<Position> {
-    let Owner::Ours { memory, offset } = &operand.owner else {
-        return None;
-    };
-    let at = memory.place()?.block.position;
+    let (place, offset) = operand.place()?;
+    let at = place.block.position;
     Some(Position {
         offset: at.offset + offset,
         ..at
@@ -222,11 +218,8 @@ fn choice<B: Backend>(group: &GroupCore<B>, link: &Link<B>, call: &Prepared<'_, 
 /// Where NCCL finds an operand. It goes by addresses alone, and so does this: also a buffer of
 /// another group of a shared arena may lie in a window.
 fn spot<B: Backend>(link: &Link<B>, operand: &Operand<'_, B>) -> Spot {
-    let Owner::Ours { memory, offset } = &operand.owner else {
-        return Spot::Outside(Reason::Foreign);
-    };
-    match memory.place() {
-        Some(place) => {
+    match operand.place() {
+        Some((place, offset)) => {
             let position = place.block.position;
             match link.ledger().standing(place.arena, position.segment) {
                 Standing::Window => Spot::Window(position.offset + offset),

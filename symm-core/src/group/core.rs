@@ -13,6 +13,7 @@ use super::world::Rank;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::pool::arena::Arena;
+use crate::registration::returns::Returns;
 
 /// Ranks with an arena, and the communicator that joins them. Lives until the last handle, buffer
 /// and scope of the group is gone.
@@ -31,6 +32,8 @@ pub(crate) struct GroupCore<B: Backend> {
     shares_arena: bool,
     /// Scopes opened so far.
     pub(crate) scopes: AtomicU64,
+    /// Blocks of shared buffers that this rank has dropped.
+    pub(crate) returns: Returns<B>,
     /// Which paths its collectives may take.
     pub(crate) strictness: Strictness,
     /// Which paths they took.
@@ -55,6 +58,7 @@ impl<B: Backend> GroupCore<B> {
             Some(shared) => world.pool.shared_arena(shared),
             None => world.pool.new_arena(&format!("{name}#{generation}")),
         };
+        arena.join(split.map(|_| &members[..]));
         let link = Link::new(world, comm, split, &members, &arena)?;
         let group = Arc::new(Self {
             generation,
@@ -64,6 +68,7 @@ impl<B: Backend> GroupCore<B> {
             rank,
             members,
             scopes: AtomicU64::new(0),
+            returns: Returns::default(),
             strictness: Strictness::new(world.strict),
             counts: Counts::default(),
             link: RwLock::new(link),

@@ -12,6 +12,7 @@ use crate::backend::driver::Releases;
 use crate::error::{Error, Result};
 use crate::pool::arena::{Arena, ArenaId};
 use crate::pool::reaper;
+use crate::pool::segment::Segment;
 use crate::registration::ledger::Ledger;
 
 /// A communicator and its windows. Lives until the last group, buffer and graph that uses it is
@@ -131,6 +132,20 @@ impl<B: Backend> Link<B> {
     /// `streams`.
     pub(crate) fn close_book(self: Arc<Self>, arena: ArenaId, streams: Vec<B::Stream>) {
         let windows = self.ledger().close(arena);
+        self.deregister_later(windows, streams);
+    }
+
+    /// The same for the windows on the arena's segments from `keep` on.
+    pub(crate) fn cut_book(self: Arc<Self>, arena: ArenaId, keep: usize, streams: Vec<B::Stream>) {
+        let windows = self.ledger().cut(arena, keep);
+        self.deregister_later(windows, streams);
+    }
+
+    fn deregister_later(
+        self: Arc<Self>,
+        windows: Vec<(B::Window, Arc<Segment<B>>)>,
+        streams: Vec<B::Stream>,
+    ) {
         if windows.is_empty() {
             return;
         }

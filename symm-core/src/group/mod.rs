@@ -38,6 +38,7 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::pool::usage::Claim;
 use crate::registration::round::{self, Due};
+use crate::registration::trim;
 use crate::scope::routing::{self, Entry};
 use crate::scope::{Scope, Suspension};
 use crate::site::Site;
@@ -184,6 +185,38 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
             .ledger()
             .touch(arena.id, segment, || arena.segment(segment));
         round::settle(&self.core, site, Due::Call)
+    }
+
+    /// Gives memory back to the device: segments at the end of the group's arena that are empty on
+    /// all ranks, with their windows. Returns their bytes on this rank, which are free when it
+    /// returns. All ranks of the group call it at the same point; it waits for them, and for the work
+    /// that used the arena.
+    ///
+    /// What [`Shared`](crate::Shared) buffers held that all ranks have dropped returns to the arena
+    /// first. Segments before one that is in use stay: a server drops what it wants to be rid of
+    /// before it trims. An arena that several groups share is trimmed by any one of them, for all.
+    ///
+    /// ```
+    /// use symm_core::{Host, World, groups, symm};
+    /// groups! { pub Tp = "tp"; }
+    /// World::<Host>::run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let large = symm!(group = tp, { tp.empty::<u8>(100 << 20)? })?;
+    ///     assert_eq!(tp.trim()?, 0); // it is in use
+    ///     drop(large);
+    ///     assert_eq!(tp.trim()?, 100 << 20);
+    ///     assert_eq!((tp.windows(), world.pool().stats().reserved_bytes), (0, 0));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where groups of different ranks share the arena, and for a communicator
+    /// of another maker; [`Error::GroupBusy`]; [`Error::RanksDiffer`]; [`Error::InCapture`].
+    #[track_caller]
+    pub fn trim(&self) -> Result<u64> {
+        trim::trim(&self.core, Site::caller())
     }
 
     /// A buffer of this group for `len` elements, in this thread's innermost scope of the group's

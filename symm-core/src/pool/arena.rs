@@ -1,6 +1,7 @@
 //! An arena: segments and blocks with one history, for one group or for the groups that were
 //! declared to share it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +9,7 @@ use super::PoolCore;
 use super::placement::{Placement, Position};
 use super::segment::Segment;
 use super::stats::ArenaStats;
-use super::streams::StreamTable;
+use super::streams::{StreamSet, StreamTable};
 use super::usage::{Claim, Usage};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -66,6 +67,9 @@ struct State<B: Backend> {
     blocks: u64,
     allocations: u64,
     digest: u64,
+    /// Of the world, of the first group; `None` inside where nobody knows them.
+    ranks: Option<Option<BTreeSet<usize>>>,
+    mixed: bool,
 }
 
 impl<B: Backend> Arena<B> {
@@ -81,6 +85,8 @@ impl<B: Backend> Arena<B> {
             blocks: 0,
             allocations: 0,
             digest: 0,
+            ranks: None,
+            mixed: false,
         };
         Arc::new(Self {
             id: ArenaId::next(),
@@ -137,6 +143,38 @@ impl<B: Backend> Arena<B> {
         state.blocks -= 1;
     }
 
+    /// A block is shared from here on: it comes back by [`Arena::give_back`], in no thread's order.
+    pub(crate) fn share(&self) {
+        self.state().usage.release(Claim::Buffer);
+    }
+
+    /// Takes a shared block back whose last uses are on `streams`.
+    pub(crate) fn give_back(&self, block: &Block, streams: &[B::Stream]) {
+        let mut state = self.state();
+        let streams = streams.iter().fold(StreamSet::EMPTY, |set, stream| {
+            set | state.streams.note(stream)
+        });
+        state.placement.give(block.position, block.bytes, streams);
+        state.live -= block.bytes;
+        state.blocks -= 1;
+    }
+
+    /// A group allocates from it, of these ranks of the world, if that is known.
+    pub(crate) fn join(&self, ranks: Option<&[usize]>) {
+        let ranks = ranks.map(|ranks| ranks.iter().copied().collect());
+        let mut state = self.state();
+        match &state.ranks {
+            None => state.ranks = Some(ranks),
+            Some(known) => state.mixed |= *known != ranks || ranks.is_none(),
+        }
+    }
+
+    /// Whether groups of different ranks allocate from it, or did: no round of one of them reaches
+    /// all ranks that share its history.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.state().mixed
+    }
+
     /// The rolling digest of its allocations, and their number.
     pub(crate) fn history(&self) -> (u64, u64) {
         let state = self.state();
@@ -174,6 +212,14 @@ impl<B: Backend> Arena<B> {
     /// Gives the segments from `keep` on back, which are free as a whole, and begins a new history
     /// from what is left.
     pub(crate) fn restart(&self, keep: usize) {
+        self.shrink(keep);
+        let mut state = self.state();
+        (state.digest, state.allocations) = (0, 0);
+    }
+
+    /// Gives the segments from `keep` on back, which are free as a whole, and says how many bytes
+    /// that is.
+    pub(crate) fn shrink(&self, keep: usize) -> u64 {
         let mut state = self.state();
         let keep = keep.min(state.segments.len());
         let gone = state.segments.split_off(keep);
@@ -181,10 +227,11 @@ impl<B: Backend> Arena<B> {
             state.placement.remove_segment(keep + at, segment.bytes());
             state.reserved -= segment.bytes();
         }
-        (state.digest, state.allocations) = (0, 0);
+        let bytes = gone.iter().map(|segment| segment.bytes()).sum();
         let streams = state.streams.all();
         drop(state);
         self.pool.reaper.segments(gone, streams);
+        bytes
     }
 
     /// The segment at `index` of the arena.

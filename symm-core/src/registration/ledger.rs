@@ -166,6 +166,22 @@ impl<B: Backend> Ledger<B> {
         book.into_windows().collect()
     }
 
+    /// Forgets the arena's segments from `keep` on, which end before the group, and returns their
+    /// windows with them, for deregistration.
+    pub(crate) fn cut(&mut self, arena: ArenaId, keep: usize) -> Vec<(B::Window, Arc<Segment<B>>)> {
+        let book = self.books.iter_mut().find(|book| book.arena == arena);
+        let Some(book) = book.filter(|book| keep < book.rows.len()) else {
+            return Vec::new();
+        };
+        let cut = Book {
+            arena,
+            rows: book.rows.split_off(keep),
+        };
+        let waiting = cut.rows.iter().filter(|row| matches!(row, Row::Pending(_)));
+        self.pending -= waiting.count();
+        cut.into_windows().collect()
+    }
+
     /// All windows with their segments, for deregistration.
     pub(crate) fn into_windows(self) -> Vec<(B::Window, Arc<Segment<B>>)> {
         self.books

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::ledger::Pending;
+use super::returns;
 use super::statement::{Statement, Totals};
 use crate::agreement::group::ScopeMark;
 use crate::agreement::record::{ArenaMark, What};
@@ -33,7 +34,10 @@ pub(crate) enum Due {
 /// Registers what is pending in the group. Costs nothing when nothing is.
 pub(crate) fn settle<B: Backend>(group: &Arc<GroupCore<B>>, site: Site, due: Due) -> Result<()> {
     let link = group.link();
-    if link.ledger().is_settled() || group.size() == 1 {
+    if group.size() == 1 {
+        return returns::alone(group);
+    }
+    if link.ledger().is_settled() {
         return Ok(());
     }
     group.world.check()?;
@@ -52,6 +56,7 @@ fn round<B: Backend>(
     let pending = link.ledger().pending();
     // Who made a foreign communicator knows its ranks, we do not: they cannot compare.
     let compared = link.split.is_some();
+    let mut dropped = Vec::new();
     if compared {
         let own = pending.iter().any(|one| one.arena == group.arena.id);
         let arena = if own {
@@ -59,11 +64,16 @@ fn round<B: Backend>(
         } else {
             ArenaMark::default()
         };
-        let mine = Statement::new(&pending, arena.digest, site);
+        // Only where the arena's history is compared too.
+        let told = match own {
+            true => returns::told(group),
+            false => Vec::new(),
+        };
+        let mine = Statement::new(&pending, arena.digest, told, site);
         let Totals { segments, bytes } = mine.totals();
         agree::step(group, link, What::Round { segments, bytes }, arena, site)?;
         let told = agree::meet(group, link, "a registration", mine.encode(), Some(due))?;
-        mine.compare(&told, group)?;
+        dropped = mine.compare("a registration", &told, group)?;
     }
     let mut made = Vec::with_capacity(pending.len());
     for pending in &pending {
@@ -87,7 +97,9 @@ fn round<B: Backend>(
         )?;
         link.found_kernels(found == [true]);
     }
-    publish(group, link, pending, made, &everywhere)
+    publish(group, link, pending, made, &everywhere)?;
+    // Last, when no rank has failed.
+    returns::give_back(group, &dropped)
 }
 
 fn failed<B: Backend>(

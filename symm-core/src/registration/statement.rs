@@ -1,6 +1,7 @@
-//! What a rank is about to register, as ranks compare it.
+//! What a rank is about to register, as ranks compare it, and what it has dropped.
 
 use super::ledger::Pending;
+use super::returns::{self, Name};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
@@ -13,6 +14,8 @@ pub(crate) struct Statement {
     arena: u64,
     /// Of each segment: the book it is in, its index, its bytes.
     segments: Vec<[u64; 3]>,
+    /// Blocks of shared buffers that this rank has dropped: no two ranks need have the same.
+    dropped: Vec<Name>,
     site: String,
 }
 
@@ -24,11 +27,17 @@ pub(crate) struct Totals {
 }
 
 impl Statement {
-    pub(crate) fn new<B: Backend>(pending: &[Pending<B>], arena: u64, site: Site) -> Self {
+    pub(crate) fn new<B: Backend>(
+        pending: &[Pending<B>],
+        arena: u64,
+        dropped: Vec<Name>,
+        site: Site,
+    ) -> Self {
         let segment = |one: &Pending<B>| [one.book as u64, one.index as u64, one.segment.bytes()];
         Self {
             arena,
             segments: pending.iter().map(segment).collect(),
+            dropped,
             site: site.to_string(),
         }
     }
@@ -41,10 +50,9 @@ impl Statement {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let words = [self.arena, self.segments.len() as u64];
-        let words = words
-            .into_iter()
-            .chain(self.segments.iter().copied().flatten());
+        let counts = [self.segments.len() as u64, self.dropped.len() as u64];
+        let lists = self.segments.iter().chain(&self.dropped).copied().flatten();
+        let words = [self.arena].into_iter().chain(counts).chain(lists);
         let words = words.flat_map(u64::to_le_bytes);
         words.chain(self.site.bytes()).collect()
     }
@@ -56,21 +64,31 @@ impl Statement {
             Some(u64::from_le_bytes(*word))
         };
         let mut told = told;
-        let (arena, count) = (word(&mut told)?, word(&mut told)?);
-        let mut segments = Vec::new();
-        for _ in 0..count {
-            segments.push([word(&mut told)?, word(&mut told)?, word(&mut told)?]);
-        }
+        let (arena, segments) = (word(&mut told)?, word(&mut told)?);
+        let dropped = word(&mut told)?;
+        let mut list = |count: u64| -> Option<Vec<[u64; 3]>> {
+            let mut three = || Some([word(&mut told)?, word(&mut told)?, word(&mut told)?]);
+            (0..count).map(|_| three()).collect()
+        };
+        let (segments, dropped) = (list(segments)?, list(dropped)?);
         let site = String::from_utf8_lossy(told).into_owned();
         Some(Self {
             arena,
             segments,
+            dropped,
             site,
         })
     }
 
-    /// Fails unless all ranks are about to register the same.
-    pub(crate) fn compare<B: Backend>(&self, told: &[Vec<u8>], group: &GroupCore<B>) -> Result<()> {
+    /// Fails unless all ranks are about to register the same. Returns the blocks that all of them
+    /// have dropped.
+    pub(crate) fn compare<B: Backend>(
+        &self,
+        what: &str,
+        told: &[Vec<u8>],
+        group: &GroupCore<B>,
+    ) -> Result<Vec<Name>> {
+        let mut dropped = Vec::with_capacity(told.len());
         for (&rank, told) in group.members.iter().zip(told) {
             let theirs = Self::decode(told).ok_or_else(|| Error::Rendezvous {
                 rank,
@@ -80,12 +98,13 @@ impl Statement {
             if let Some(detail) = self.difference(&theirs, group.members[group.rank], rank) {
                 return Err(Error::RanksDiffer {
                     group: group.label().into(),
-                    what: "a registration".into(),
+                    what: what.into(),
                     detail: detail.into(),
                 });
             }
+            dropped.push(theirs.dropped);
         }
-        Ok(())
+        Ok(returns::common(&dropped))
     }
 
     fn difference(&self, theirs: &Self, me: usize, rank: usize) -> Option<String> {
@@ -131,6 +150,7 @@ mod tests {
         Statement {
             arena,
             segments: segments.to_vec(),
+            dropped: vec![[0, arena, 512]],
             site: "src/moe.rs:88".into(),
         }
     }
@@ -139,7 +159,7 @@ mod tests {
     fn a_statement_comes_back_as_it_was() {
         let one = statement(7, &[[0, 0, 8 << 20], [1, 3, 2 << 20]]);
         assert_eq!(Statement::decode(&one.encode()), Some(one));
-        assert_eq!(Statement::decode(&[0; 15]), None);
+        assert_eq!(Statement::decode(&[0; 23]), None);
     }
 
     #[test]
@@ -149,6 +169,11 @@ mod tests {
             statement(7, &[[0, 0, 8 << 20], [0, 1, 32 << 20]]),
         );
         assert_eq!(one.difference(&one, 0, 1), None);
+        let other_drops = Statement {
+            dropped: Vec::new(),
+            ..one.clone()
+        };
+        assert_eq!(one.difference(&other_drops, 0, 1), None);
         let text = one.difference(&more, 0, 1).unwrap();
         for part in [
             "rank 1 came to src/moe.rs:88 with 2 segments pending (41943040 bytes, the last number 1 of 33554432 bytes)",

@@ -44,6 +44,7 @@ mod registration;
 mod replay_streams;
 mod replays;
 mod scopes;
+mod shared;
 mod sharing;
 mod steps;
 mod streams;
@@ -143,6 +144,7 @@ pub fn cases<B: Backend>() -> Vec<Case<B>> {
         paths::cases(),
         registration::cases(),
         pool::cases(),
+        shared::cases(),
         streams::cases(),
         groups::cases(),
         errors::cases(),

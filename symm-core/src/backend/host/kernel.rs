@@ -6,7 +6,7 @@ use super::step::Step;
 use super::{Host, Memory};
 use crate::backend::driver::Access;
 use crate::buffer::bytes::{as_elements, as_elements_mut};
-use crate::buffer::operand::{Operand, Owner};
+use crate::buffer::operand::Operand;
 use crate::buffer::{Plain, PlainMut};
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -50,10 +50,7 @@ pub fn launch<T: Element, const I: usize, const O: usize>(
     let rank = outputs
         .iter()
         .chain(&inputs)
-        .find_map(|operand| match &operand.owner {
-            Owner::Ours { memory, .. } => Some(memory.rank()),
-            Owner::Foreign(_) => None,
-        });
+        .find_map(|operand| operand.rank());
     let rank = rank.ok_or_else(|| Error::Config {
         what: "host::launch needs at least one operand".into(),
     })?;
