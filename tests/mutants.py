@@ -243,6 +243,13 @@ MUTANTS = {
         "false && has_kernel",
         ["--test", "graphs"],
     ),
+    # A graph's groups end when the reaper comes to it, so ranks differ in when a shared arena ends.
+    "groups-end-on-the-reaper": (
+        "symm-core/src/capture/graph.rs",
+        "        let links: Vec<_> = self.groups.drain(..).map(|bound| bound.link).collect();\n",
+        "        let links: Vec<_> = self.groups.drain(..).collect();\n",
+        ["--test", "graphs", "a_shared_arena_ends_with_its_last_group"],
+    ),
     # A rank passes a slot that holds another digest.
     "ring-compare-weakened": (
         "symm-core/src/agreement/ring.rs",

@@ -147,21 +147,30 @@ impl Agreement {
         let details = self.layout.details(self.board.words());
         let say = |rank: usize, record: &Record| format!("rank {rank} came to {record}");
         let own = Record::of(mine).map(|record| say(self.here[self.me], &record));
-        let other = (0..self.here.len()).filter(|&place| place != self.me);
-        let other = other.filter_map(|place| Some((place, details.read(place, n)?)));
-        let other = other
-            .into_iter()
-            .find(|(_, record)| record.words()[..COMPARED] != mine[..COMPARED]);
-        let other = match &other {
+        let others = (0..self.here.len()).filter(|&place| place != self.me);
+        let others: Vec<_> = others
+            .filter_map(|place| Some((place, details.read(place, n)?)))
+            .collect();
+        let differs =
+            |(_, record): &&(usize, Record)| record.words()[..COMPARED] != mine[..COMPARED];
+        // All that passed agree with each other, and not with this rank.
+        let passed = |(place, _): &&(usize, Record)| self.ring().seq_of(*place) >= n;
+        let found = others.iter().find(differs);
+        let other = match found.or_else(|| others.iter().find(passed)) {
             Some((place, record)) => {
-                let arenas = Record::of(mine).map(|mine| mine.what == record.what);
-                let why = match arenas {
-                    Some(true) => ", but the ranks allocated differently in the arena before",
-                    _ => "",
+                let same = Record::of(mine).map(|mine| mine.what == record.what);
+                let why = match (found.is_some(), same) {
+                    (true, Some(true)) => {
+                        ", but the ranks allocated differently in the arena before"
+                    }
+                    (true, _) => "",
+                    (false, _) => {
+                        ", but its source lies elsewhere, its batch has other calls, or it differs before"
+                    }
                 };
                 format!("{}{why}", say(self.here[*place], record))
             }
-            None => "a peer came to something else, or in a batch".into(),
+            None => "a peer came to something else".into(),
         };
         format!("{}, {other}", own.unwrap_or_default())
     }

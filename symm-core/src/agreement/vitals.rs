@@ -1,7 +1,7 @@
 //! Whether a rank's world is alive: its failure, what is revoked then, and what the watchdog looks
 //! at.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,6 +55,8 @@ pub(crate) struct Vitals<B: Backend> {
     failure: Mutex<Option<Failure>>,
     /// Counts the times that the world was rebuilt.
     epoch: AtomicU32,
+    /// Attempts to rebuild it that all ranks gave up, since it failed.
+    attempts: AtomicU64,
     comms: Mutex<Vec<Weak<Communicator<B>>>>,
     agreements: Mutex<Vec<Weak<Agreement>>>,
     released: Released,
@@ -107,6 +109,7 @@ impl<B: Backend> Vitals<B> {
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             epoch: AtomicU32::new(0),
+            attempts: AtomicU64::new(0),
             comms: Mutex::default(),
             agreements: Mutex::default(),
             released: Released::default(),
@@ -144,6 +147,16 @@ impl<B: Backend> Vitals<B> {
         let mut agreements = lock(&self.agreements);
         agreements.retain(|known| known.strong_count() > 0);
         agreements.push(Arc::downgrade(agreement));
+    }
+
+    /// How many attempts to rebuild the world came to nothing since it failed; the same on all ranks.
+    pub(crate) fn attempt(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// All ranks gave an attempt up, because they differ.
+    pub(crate) fn try_again(&self) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Fails once the world has failed. What every call asks first.
@@ -189,6 +202,8 @@ impl<B: Backend> Vitals<B> {
             }
             other => (own, other.to_string().into()),
         };
+        // What the rendezvous knows of was first.
+        self.adopt();
         if let Some(board) = &self.board {
             board.poison(rank, &cause);
         }
@@ -218,6 +233,23 @@ impl<B: Backend> Vitals<B> {
         };
         let silent = |rank: &usize| board.silence(*rank).is_some_and(|silence| silence > SILENT);
         (0..self.seat.ranks).filter(silent).collect()
+    }
+
+    /// Ends the world for all ranks with this error, and returns it; or what ended it before, so that
+    /// all ranks return the same cause when several find a difference at once.
+    pub(crate) fn first(&self, error: Error) -> Error {
+        self.poison(&error);
+        if matches!(error, Error::Poisoned { .. } | Error::PeerFailed { .. }) {
+            return error;
+        }
+        match lock(&self.failure).clone() {
+            Some(Failure { rank, cause })
+                if rank != self.seat.rank || !error.to_string().starts_with(&*cause) =>
+            {
+                Error::Poisoned { rank, cause }
+            }
+            _ => error,
+        }
     }
 
     /// Takes over the failure that the board or the rendezvous knows of.
@@ -344,6 +376,7 @@ impl<B: Backend> Vitals<B> {
         // Of communicators that are gone for good.
         lock(&self.agreements).clear();
         self.epoch.store(epoch, Ordering::Relaxed);
+        self.attempts.store(0, Ordering::Relaxed);
         self.released.begun.store(false, Ordering::Release);
         self.failed.store(false, Ordering::Release);
         self.gate.open();

@@ -122,7 +122,7 @@ impl<O, B: Backend> Graph<O, B> {
             let _launching = rank.vitals.launching()?;
             let launched = owned.holder.launch(&rank.device, graph);
             // Peers passed this point too, and wait for this rank.
-            launched.inspect_err(|error| rank.poison(error))?;
+            launched.map_err(|error| rank.vitals.first(error))?;
         }
         Ok(())
     }
@@ -274,14 +274,15 @@ impl<B: Backend> Drop for GraphCore<B> {
 
 impl<B: Backend> Drop for Owned<B> {
     /// Memory is free for others at once, behind the last launch by the order of streams; the graph
-    /// itself goes on the reaper, once that launch is done, and before its groups.
+    /// itself goes on the reaper, once that launch is done, and before its communicators.
     fn drop(&mut self) {
         let rank = Arc::clone(&self.pool.rank);
         self.holder.clear();
         // First, because what the leases let go may be the last of another pool, whose windows the
         // graph still names.
         let graph = self.graph.take();
-        let groups = std::mem::take(&mut self.groups);
+        // Groups end on this thread: whether one of a shared arena is left must not depend on time.
+        let links: Vec<_> = self.groups.drain(..).map(|bound| bound.link).collect();
         let kept = std::mem::take(&mut self.kept);
         let stream = self.holder.stream.clone();
         let launched = self.holder.launches() > 0;
@@ -296,7 +297,7 @@ impl<B: Backend> Drop for Owned<B> {
                 outcome = outcome.and(B::destroy_graph(&device, graph));
             }
             drop(kept);
-            drop(groups);
+            drop(links);
             outcome
         });
         for lease in self.leases.drain(..).chain(self.made.drain(..)) {

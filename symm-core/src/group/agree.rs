@@ -84,8 +84,7 @@ fn differs<B: Backend>(group: &GroupCore<B>, agreement: &Agreement, words: &Word
         )
         .into(),
     };
-    group.world.poison(&error);
-    error
+    group.world.vitals.first(error)
 }
 
 /// A message that its peer stated otherwise.
@@ -114,8 +113,7 @@ pub(crate) fn message_differs<B: Backend>(
         what: format!("a message between ranks {} and {peer}", group.rank).into(),
         detail: detail.into(),
     };
-    group.world.poison(&error);
-    error
+    group.world.vitals.first(error)
 }
 
 /// This rank is a lap ahead of a peer.
@@ -178,8 +176,7 @@ impl<'a, B: Backend> Wait<'a, B> {
                     what: self.what.as_str().into(),
                     after: self.begun.elapsed(),
                 };
-                world.poison(&error);
-                return Err(error);
+                return Err(world.vitals.first(error));
             }
         }
         Ok(())

@@ -67,9 +67,8 @@ pub(crate) fn run<B: Backend>(
         Err(error) if captured => Err(error),
         // The peers passed this point too, and wait for this rank.
         Err(error) => {
-            let error = group.world.vitals.explained(error);
-            group.world.poison(&error);
-            Err(error)
+            let vitals = &group.world.vitals;
+            Err(vitals.first(vitals.explained(error)))
         }
     }
 }

@@ -50,7 +50,7 @@ fn made<B: Backend>(
     let vitals = &rank.vitals;
     let late = || Error::Timeout {
         rank: rank.seat.rank,
-        missing: Box::default(),
+        missing: vitals.silent(),
         what: format!("{name} of a communicator, inside NCCL").into(),
         after: deadline,
     };
@@ -65,9 +65,7 @@ fn made<B: Backend>(
         Ok(Ended::Stuck) => Err(vitals.check().err().unwrap_or_else(late)),
         Err(error) => {
             // A communicator that some ranks have and others have not is of no use to any.
-            let error = vitals.explained(error);
-            vitals.poison(&error);
-            Err(error)
+            Err(vitals.first(vitals.explained(error)))
         }
     }
 }

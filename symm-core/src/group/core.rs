@@ -55,7 +55,7 @@ impl<B: Backend> GroupCore<B> {
         static GENERATIONS: AtomicU64 = AtomicU64::new(1);
         let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
         let arena = match G::ARENA {
-            Some(shared) => world.pool.shared_arena(shared),
+            Some(shared) => shared_arena(world, shared),
             None => world.pool.new_arena(&format!("{name}#{generation}")),
         };
         arena.join(split.map(|_| &members[..]));
@@ -120,5 +120,19 @@ impl<B: Backend> GroupCore<B> {
     pub(crate) fn relink(&self, link: Arc<Link<B>>) -> Arc<Link<B>> {
         let mut place = self.link.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *place, link)
+    }
+}
+
+/// The arena that the rank's groups share under this name, or a new one when none of them is left.
+/// Groups end in the order of the program, on all ranks alike; an arena itself may live on for as
+/// long as the reaper takes.
+fn shared_arena<B: Backend>(world: &Arc<Rank<B>>, name: &str) -> Arc<Arena<B>> {
+    let groups = world.live_groups();
+    let found = groups
+        .iter()
+        .find(|group| group.shares_arena && group.arena.name() == name);
+    match found {
+        Some(group) => Arc::clone(&group.arena),
+        None => world.pool.new_arena(name),
     }
 }

@@ -121,25 +121,30 @@ impl Inventory {
         };
         let mut kept = Vec::new();
         for group in self.groups.iter().filter(alive) {
-            let mut common = group.segments.len();
+            // What all have alike stays. Behind it, ranks that failed at different places may have
+            // different segments, with nothing in them.
             let sharers = sharers(group, all);
-            for &rank in &sharers {
-                let Some(theirs) = arena_of(all, rank, &group.arena) else {
-                    continue;
-                };
-                common = common.min(theirs.len());
-            }
-            for &rank in &sharers {
-                let Some(theirs) = arena_of(all, rank, &group.arena) else {
-                    continue;
-                };
-                let beyond = theirs.iter().skip(common).any(|[_, empty, _]| *empty == 0);
-                if beyond || theirs[..common] != group.segments[..common] {
-                    return Err(format!(
-                        "ranks {me} and {rank} hold different buffers in the arena {}: drop what the failed step made, then rebuild again",
-                        group.arena
-                    ));
-                }
+            let theirs = || {
+                let arenas = sharers.iter();
+                arenas.filter_map(|&rank| Some((rank, arena_of(all, rank, &group.arena)?)))
+            };
+            let common = theirs()
+                .map(|(_, theirs)| alike(&group.segments, theirs))
+                .min()
+                .unwrap_or(0);
+            let holds = |segments: &[[u64; 3]]| {
+                let mut beyond = segments.iter().skip(common);
+                beyond.any(|[_, empty, _]| *empty == 0)
+            };
+            let mut differing = theirs().filter(|(_, theirs)| {
+                alike(&group.segments, theirs) < group.segments.len().max(theirs.len())
+            });
+            let differs = differing.find(|(_, theirs)| holds(theirs) || holds(&group.segments));
+            if let Some((rank, _)) = differs {
+                return Err(format!(
+                    "ranks {me} and {rank} hold different buffers in the arena {}: drop what the failed step made, then rebuild again",
+                    group.arena
+                ));
             }
             kept.push(Group {
                 id: group.id,
@@ -149,6 +154,11 @@ impl Inventory {
         }
         Ok(kept)
     }
+}
+
+/// How many segments two ranks have alike, from the first on.
+fn alike(mine: &[[u64; 3]], theirs: &[[u64; 3]]) -> usize {
+    mine.iter().zip(theirs).take_while(|(a, b)| a == b).count()
 }
 
 fn list(words: &mut impl Iterator<Item = u64>) -> Option<Vec<u64>> {
@@ -225,6 +235,19 @@ mod tests {
             why.contains("ranks 1 and 0 hold different buffers"),
             "{why}"
         );
+    }
+
+    #[test]
+    fn empty_segments_of_other_sizes_go() {
+        let large = [64 << 20, 1, 33];
+        let (one, other) = (
+            inventory(&[(5, &[0, 1], "a", &[USED, FREE, FREE])]),
+            inventory(&[(5, &[0, 1], "a", &[USED, large])]),
+        );
+        for (me, inventory) in [&one, &other].into_iter().enumerate() {
+            let kept = inventory.compare(me, &[one.clone(), other.clone()]);
+            assert_eq!(kept.unwrap()[0].segments, 1);
+        }
     }
 
     #[test]

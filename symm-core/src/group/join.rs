@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::driver::Seat;
 use crate::error::{Error, Result};
@@ -11,6 +12,8 @@ use crate::rendezvous::Topic;
 
 /// The channel on which ranks introduce themselves.
 const JOIN: u64 = 0x6a6f_696e;
+/// How long a rank that was not started like its peers stays for them to learn it.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Which ranks share a host, and with it shared memory.
 #[derive(Clone, Debug)]
@@ -56,6 +59,13 @@ pub(crate) fn join(seat: &Seat, facts: Vec<(String, String)>) -> Result<Hosts> {
         let (host, theirs) = told.split_once('\n').unwrap_or((&told, ""));
         of.push(host.parse().map_err(|_| other_version(seat.rank, rank))?);
         if let Some(detail) = difference(seat.rank, &facts, rank, theirs) {
+            // All find a difference. Nobody leaves before all have heard, and takes the way to them
+            // along.
+            let heard = Topic { step: 1, ..topic };
+            let (what, soon) = ("the end of a world", seat.deadline.min(FAREWELL));
+            let _ = seat
+                .rendezvous
+                .exchange(heard, &everyone, Vec::new(), what, soon);
             return Err(Error::RanksDiffer {
                 group: "the world".into(),
                 what: "its start".into(),

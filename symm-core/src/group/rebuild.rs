@@ -76,7 +76,11 @@ fn rebuild<B: Backend>(rank: &Arc<Rank<B>>) -> Result<()> {
 
     // Nobody goes on before all have drained: until then a released kernel may write to a peer.
     let mine = Inventory::of(rank);
-    let told = seat.rendezvous.convene(0, mine.encode(), seat.deadline)?;
+    // Each attempt that all gave up has meetings of its own: ranks tell what they hold by then.
+    let step = 2 * vitals.attempt();
+    let told = seat
+        .rendezvous
+        .convene(step, mine.encode(), seat.deadline)?;
     let others = told.iter().map(|told| Inventory::decode(told));
     let others: Option<Vec<Inventory>> = others.collect();
     let kept = others
@@ -86,9 +90,10 @@ fn rebuild<B: Backend>(rank: &Arc<Rank<B>>) -> Result<()> {
     let verdict = kept.as_ref().err().cloned().unwrap_or_default();
     let verdicts = seat
         .rendezvous
-        .convene(1, verdict.into_bytes(), seat.deadline)?;
+        .convene(step + 1, verdict.into_bytes(), seat.deadline)?;
     if let Some((other, why)) = verdicts.iter().enumerate().find(|(_, why)| !why.is_empty()) {
         let detail = format!("rank {other}: {}", String::from_utf8_lossy(why));
+        vitals.try_again();
         return Err(Error::RanksDiffer {
             group: "the world".into(),
             what: "its rebuild".into(),

@@ -138,16 +138,7 @@ impl<B: Backend> PoolCore<B> {
         }))
     }
 
-    /// The arena that several groups share under this name, or a new one.
-    pub(crate) fn shared_arena(self: &Arc<Self>, name: &str) -> Arc<Arena<B>> {
-        let found = self
-            .live_arenas()
-            .into_iter()
-            .find(|arena| arena.name() == name);
-        found.unwrap_or_else(|| self.new_arena(name))
-    }
-
-    /// An arena of one group.
+    /// An arena of one group, or of the groups that share this name.
     pub(crate) fn new_arena(self: &Arc<Self>, name: &str) -> Arc<Arena<B>> {
         let arena = Arena::new(name, self);
         let mut arenas = self.arenas.lock().unwrap_or_else(PoisonError::into_inner);

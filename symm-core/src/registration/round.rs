@@ -44,7 +44,7 @@ pub(crate) fn settle<B: Backend>(group: &Arc<GroupCore<B>>, site: Site, due: Due
     active::may_register(group)?;
     link.wait_for_closed_books()?;
     // A communicator is not usable after a registration that failed on some of its ranks.
-    round(group, &link, site, due).inspect_err(|error| group.world.poison(error))
+    round(group, &link, site, due).map_err(|error| group.world.vitals.first(error))
 }
 
 fn round<B: Backend>(

@@ -3,13 +3,15 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use symm_core::{
     Backend, Buf, Capture, Error, GraphPool, Need, Pass, ReduceOp, Result, World, plain, symm,
 };
 
 use super::steps::{MIB, captured_sum, eager, part, summed, sums, total, twice};
-use super::{Case, Outcome, Tp, settles};
+use super::{Case, Left, Outcome, Right, Tp, settles};
 
 pub(super) fn cases<B: Backend>() -> Vec<Case<B>> {
     cases![
@@ -20,6 +22,7 @@ pub(super) fn cases<B: Backend>() -> Vec<Case<B>> {
         kept_values_go_behind_the_graph,
         everything_may_go_in_any_order,
         everything_may_go_before_the_first_launch,
+        a_shared_arena_ends_with_its_last_group,
     ]
 }
 
@@ -196,4 +199,32 @@ fn everything_may_go_before_the_first_launch<B: Backend>(world: &World<B>) -> Ou
     // Also in another order on every rank.
     let (rank, ranks) = (world.rank(), world.size());
     (0..6).try_for_each(|n| drops(world, order((5 * n + rank * (24 / ranks)) % 24), n % 2 == 0))
+}
+
+/// Keeps the reaper busy, on this rank alone.
+struct Slow;
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn a_shared_arena_ends_with_its_last_group<B: Backend>(world: &World<B>) -> Outcome {
+    for _ in 0..2 {
+        let (left, right) = (world.split::<Left>(0, 0)?, world.split::<Right>(0, 0)?);
+        let graphs = GraphPool::new(world.pool());
+        let x = symm!(group = left, { left.from_slice(&[1.0f32])? })?;
+        let mut graph = graphs.capture(world.stream(), |_| -> Result<_> {
+            let mut sum = symm!(group = right, { right.empty::<f32>(1)? })?;
+            right.all_reduce(plain(&x), &mut sum, ReduceOp::Sum)?;
+            Ok(sum)
+        })?;
+        graph.launch()?;
+        if world.rank() == 1 {
+            graph.keep(Slow);
+        }
+        // However long that takes, the next groups begin with an arena of their own.
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! own result from what all posted.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::header::{self, Header};
 use super::members::Members;
@@ -12,6 +12,9 @@ use super::window::InUse;
 use crate::backend::call::Op;
 use crate::error::{Error, Result};
 use crate::rendezvous::{Topic, Values};
+
+/// By so much longer than the world's deadline does a collective wait.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// One call of a group.
 #[derive(Debug)]
@@ -139,7 +142,7 @@ impl Collective {
 
     /// When waiting becomes an error.
     pub(super) fn alarm(&self) -> Instant {
-        let deadline = self.begun + self.comm.deadline;
+        let deadline = self.begun + self.deadline();
         match &self.failed {
             // Revoked, and yet it waits: it cannot be released.
             Some((since, _)) if !self.comm.is_revoked() => {
@@ -149,10 +152,15 @@ impl Collective {
         }
     }
 
+    /// A kernel has none. This one ends behind the world's own deadline, whose error says more.
+    fn deadline(&self) -> Duration {
+        self.comm.deadline + BEHIND
+    }
+
     /// That error.
     pub(super) fn overdue(&self) -> Error {
         if let Some((_, error)) = &self.failed
-            && self.begun.elapsed() < self.comm.deadline
+            && self.begun.elapsed() < self.deadline()
         {
             return error.clone();
         }
