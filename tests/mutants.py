@@ -250,6 +250,34 @@ MUTANTS = {
         "        let links: Vec<_> = self.groups.drain(..).collect();\n",
         ["--test", "graphs", "a_shared_arena_ends_with_its_last_group"],
     ),
+    # A rebuild takes each rank's blocks of shared buffers as they are.
+    "no-reclaim": (
+        "symm-core/src/group/rebuild.rs",
+        "    reclaim(rank, step)?;\n",
+        "",
+        ["--test", "agreement", "rebuilt_with_shared_buffers"],
+    ),
+    # What a shared buffer held is used again while other streams still read it.
+    "one-stream-at-give-back": (
+        "symm-core/src/registration/returns.rs",
+        "        group.arena.give_back(&block, &streams);\n",
+        "        group.arena.give_back(&block, &streams[..1]);\n",
+        ["--test", "conformance", "reuse_waits_for_all_streams"],
+    ),
+    # A rank trims by what it has itself.
+    "trim-by-local-survey": (
+        "symm-core/src/registration/trim.rs",
+        "            common(&told).ok_or_else(",
+        "            let me = group.rank;\n            common(&told[me..=me]).ok_or_else(",
+        ["--test", "conformance", "trim_stops_at_what_is_in_use"],
+    ),
+    # A graph reads a shared buffer before it is written.
+    "launch-before-shared-writes": (
+        "symm-core/src/capture/active.rs",
+        "            .for_each(|stream| self.holder.launch_after(stream));\n",
+        "            .for_each(|_| ());\n",
+        ["--test", "conformance", "a_graph_comes_after_its_writes"],
+    ),
     # A rank passes a slot that holds another digest.
     "ring-compare-weakened": (
         "symm-core/src/agreement/ring.rs",

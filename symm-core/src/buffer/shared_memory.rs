@@ -231,7 +231,7 @@ impl<B: Backend> Drop for SharedMemory<B> {
                 for stream in &streams {
                     group.arena.note_stream(stream);
                 }
-                group.returns.note(Dropped {
+                group.arena.returns.note(Dropped {
                     block: *block,
                     streams,
                     zone: zone.take(),

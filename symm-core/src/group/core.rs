@@ -13,7 +13,6 @@ use super::world::Rank;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::pool::arena::Arena;
-use crate::registration::returns::Returns;
 
 /// Ranks with an arena, and the communicator that joins them. Lives until the last handle, buffer
 /// and scope of the group is gone.
@@ -32,8 +31,6 @@ pub(crate) struct GroupCore<B: Backend> {
     shares_arena: bool,
     /// Scopes opened so far.
     pub(crate) scopes: AtomicU64,
-    /// Blocks of shared buffers that this rank has dropped.
-    pub(crate) returns: Returns<B>,
     /// Which paths its collectives may take.
     pub(crate) strictness: Strictness,
     /// Which paths they took.
@@ -68,7 +65,6 @@ impl<B: Backend> GroupCore<B> {
             rank,
             members,
             scopes: AtomicU64::new(0),
-            returns: Returns::default(),
             strictness: Strictness::new(world.strict),
             counts: Counts::default(),
             link: RwLock::new(link),

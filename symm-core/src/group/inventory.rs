@@ -42,13 +42,18 @@ impl Owned {
         Some(Self {
             id,
             members: group.members.iter().map(|&rank| rank as u64).collect(),
-            // The name of an arena of its own holds a number of this process.
-            arena: match group.has_shared_arena() {
-                true => group.arena.name().into(),
-                false => format!("of group {id}"),
-            },
+            arena: arena_name(group, id),
             segments: group.arena.survey().iter().map(words).collect(),
         })
+    }
+}
+
+/// The name of the group's arena on all ranks: that of an arena of its own holds a number of this
+/// process.
+pub(crate) fn arena_name<B: Backend>(group: &GroupCore<B>, id: u64) -> String {
+    match group.has_shared_arena() {
+        true => group.arena.name().into(),
+        false => format!("of group {id}"),
     }
 }
 

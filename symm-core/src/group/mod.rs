@@ -16,6 +16,7 @@ pub(crate) mod link;
 pub(crate) mod path;
 mod prepare;
 mod rebuild;
+mod reclaim;
 pub(crate) mod strict;
 pub(crate) mod tag;
 pub(crate) mod world;

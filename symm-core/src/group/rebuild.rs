@@ -9,6 +9,7 @@ use super::connect::connect;
 use super::core::GroupCore;
 use super::inventory::{Group, Inventory};
 use super::link::Link;
+use super::reclaim::reclaim;
 use super::world::{Rank, World};
 use crate::backend::Backend;
 use crate::backend::driver::Split;
@@ -74,13 +75,14 @@ fn rebuild<B: Backend>(rank: &Arc<Rank<B>>) -> Result<()> {
     vitals.wait_for_release()?;
     drain(rank)?;
 
-    // Nobody goes on before all have drained: until then a released kernel may write to a peer.
-    let mine = Inventory::of(rank);
     // Each attempt that all gave up has meetings of its own: ranks tell what they hold by then.
-    let step = 2 * vitals.attempt();
+    let step = 4 * vitals.attempt();
+    // Nobody goes on before all have drained: until then a released kernel may write to a peer.
+    reclaim(rank, step)?;
+    let mine = Inventory::of(rank);
     let told = seat
         .rendezvous
-        .convene(step, mine.encode(), seat.deadline)?;
+        .convene(step + 2, mine.encode(), seat.deadline)?;
     let others = told.iter().map(|told| Inventory::decode(told));
     let others: Option<Vec<Inventory>> = others.collect();
     let kept = others
@@ -90,7 +92,7 @@ fn rebuild<B: Backend>(rank: &Arc<Rank<B>>) -> Result<()> {
     let verdict = kept.as_ref().err().cloned().unwrap_or_default();
     let verdicts = seat
         .rendezvous
-        .convene(step + 1, verdict.into_bytes(), seat.deadline)?;
+        .convene(step + 3, verdict.into_bytes(), seat.deadline)?;
     if let Some((other, why)) = verdicts.iter().enumerate().find(|(_, why)| !why.is_empty()) {
         let detail = format!("rank {other}: {}", String::from_utf8_lossy(why));
         vitals.try_again();

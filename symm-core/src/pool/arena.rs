@@ -13,6 +13,7 @@ use super::streams::{StreamSet, StreamTable};
 use super::usage::{Claim, Usage};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::registration::returns::Returns;
 use crate::site::Site;
 
 /// Names an arena; no two of a process ever have the same.
@@ -52,6 +53,8 @@ pub(crate) struct Arena<B: Backend> {
     pub(crate) id: ArenaId,
     name: Box<str>,
     pool: Arc<PoolCore<B>>,
+    /// Blocks of shared buffers that this rank has dropped.
+    pub(crate) returns: Returns<B>,
     state: Mutex<State<B>>,
 }
 
@@ -92,6 +95,7 @@ impl<B: Backend> Arena<B> {
             id: ArenaId::next(),
             name: name.into(),
             pool: Arc::clone(pool),
+            returns: Returns::default(),
             state: Mutex::new(state),
         })
     }
@@ -188,25 +192,31 @@ impl<B: Backend> Arena<B> {
         Ok(state.segments.len() - 1)
     }
 
-    /// What lies where, by segment: for ranks to compare. What was freed is forgotten but for the
-    /// fact that it is free.
+    /// What lies where, by segment: for ranks to compare. What was freed is free, in whatever sizes.
     pub(crate) fn survey(&self) -> Vec<Surveyed> {
-        let mut state = self.state();
-        state.placement.forget_sizes();
+        let state = self.state();
         let segments = state.segments.iter().enumerate();
         let survey = segments.map(|(index, segment)| {
-            let free = || state.placement.free_ranges(index);
-            let fold = |digest, (offset, bytes)| {
+            let free = state.placement.free_ranges(index);
+            let fold = |digest, &(offset, bytes): &(u64, u64)| {
                 let segment = index;
                 mix(digest, bytes, Position { segment, offset })
             };
             Surveyed {
                 bytes: segment.bytes(),
-                empty: free().eq([(0, segment.bytes())]),
-                digest: free().fold(0, fold),
+                empty: free == [(0, segment.bytes())],
+                digest: free.iter().fold(0, fold),
             }
         });
         survey.collect()
+    }
+
+    /// Whether all of these bytes are free.
+    pub(crate) fn is_free(&self, position: Position, bytes: u64) -> bool {
+        let free = self.state().placement.free_ranges(position.segment);
+        free.iter().any(|&(offset, size)| {
+            offset <= position.offset && position.offset + bytes <= offset + size
+        })
     }
 
     /// Gives the segments from `keep` on back, which are free as a whole, and begins a new history
@@ -214,6 +224,7 @@ impl<B: Backend> Arena<B> {
     pub(crate) fn restart(&self, keep: usize) {
         self.shrink(keep);
         let mut state = self.state();
+        state.placement.forget_sizes();
         (state.digest, state.allocations) = (0, 0);
     }
 
@@ -224,7 +235,7 @@ impl<B: Backend> Arena<B> {
         let keep = keep.min(state.segments.len());
         let gone = state.segments.split_off(keep);
         for (at, segment) in gone.iter().enumerate() {
-            state.placement.remove_segment(keep + at, segment.bytes());
+            state.placement.remove_segment(keep + at);
             state.reserved -= segment.bytes();
         }
         let bytes = gone.iter().map(|segment| segment.bytes()).sum();

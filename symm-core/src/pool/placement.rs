@@ -88,18 +88,34 @@ impl Placement {
         self.merge();
     }
 
-    /// The free ranges of a segment, in order; blocks that were freed and not merged are left out.
-    pub(crate) fn free_ranges(&self, segment: usize) -> impl Iterator<Item = (u64, u64)> {
+    /// The free ranges of a segment as offset and bytes, in order, each as long as it can be. Looking
+    /// changes nothing: what is placed next must not depend on what was freed before a look.
+    pub(crate) fn free_ranges(&self, segment: usize) -> Vec<(u64, u64)> {
         let first = Position { segment, offset: 0 };
-        let ranges = self.ranges.range(first..);
-        ranges
-            .take_while(move |(position, _)| position.segment == segment)
-            .map(|(position, (bytes, _))| (position.offset, *bytes))
+        let merged = self.ranges.range(first..);
+        let merged = merged.take_while(|(position, _)| position.segment == segment);
+        let merged = merged.map(|(position, (bytes, _))| (position.offset, *bytes));
+        let freed = self.front.keys();
+        let freed = freed.filter(|(_, position)| position.segment == segment);
+        let freed = freed.map(|(bytes, position)| (position.offset, *bytes));
+        let mut all: Vec<(u64, u64)> = merged.chain(freed).collect();
+        all.sort_unstable();
+        all.dedup_by(|next, last| {
+            let adjoins = last.0 + last.1 == next.0;
+            last.1 += if adjoins { next.1 } else { 0 };
+            adjoins
+        });
+        all
     }
 
     /// Takes a segment away that is free as a whole.
-    pub(crate) fn remove_segment(&mut self, segment: usize, bytes: u64) {
-        self.remove(Position { segment, offset: 0 }, bytes);
+    pub(crate) fn remove_segment(&mut self, segment: usize) {
+        self.front
+            .retain(|(_, position), _| position.segment != segment);
+        self.ranges
+            .retain(|position, _| position.segment != segment);
+        self.sizes
+            .retain(|(_, position)| position.segment != segment);
     }
 
     /// Merges all freed blocks with their neighbours.
@@ -201,6 +217,36 @@ mod tests {
         placement.give(b, 1024, StreamSet::one(2));
         let (_, streams) = placement.take(2048).unwrap();
         assert_eq!(streams, StreamSet::one(1) | StreamSet::one(2));
+    }
+
+    #[test]
+    fn looking_and_taking_segments_away_change_nothing_else() {
+        let mut placement = with_segment(2048);
+        placement.add_segment(1, 2048);
+        let blocks: Vec<_> = (0..8).map(|_| take(&mut placement, 512).unwrap()).collect();
+        let all = [(0, 2048)];
+        for (block, free) in
+            blocks[..4]
+                .iter()
+                .zip([&[(0, 512)][..], &[(0, 1024)], &[(0, 1536)], &all])
+        {
+            placement.give(*block, 512, StreamSet::EMPTY);
+            assert_eq!(placement.free_ranges(0), free);
+        }
+        for block in [7, 5] {
+            placement.give(blocks[block], 512, StreamSet::EMPTY);
+        }
+        assert_eq!(placement.free_ranges(1), [(512, 512), (1536, 512)]);
+        // Not merged yet: the lowest of this size.
+        assert_eq!(take(&mut placement, 512), Some(at(0, 0)));
+        placement.give(at(0, 0), 512, StreamSet::EMPTY);
+        for block in [4, 6] {
+            placement.give(blocks[block], 512, StreamSet::EMPTY);
+        }
+        placement.remove_segment(1);
+        assert_eq!(placement.free_ranges(1), []);
+        assert_eq!(take(&mut placement, 2048), Some(at(0, 0)));
+        assert_eq!(take(&mut placement, 512), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl<B: Backend> Dropped<B> {
     }
 }
 
-/// The blocks of one group that this rank has dropped and other ranks may still hold.
+/// The blocks of one arena that this rank has dropped and other ranks may still hold.
 #[derive(Debug)]
 pub(crate) struct Returns<B: Backend>(Mutex<Vec<Dropped<B>>>);
 
@@ -48,6 +48,11 @@ impl<B: Backend> Returns<B> {
     /// What this rank can tell in a round.
     pub(crate) fn names(&self) -> Vec<Name> {
         self.all().iter().map(Dropped::name).collect()
+    }
+
+    /// Whether the block is one of them.
+    pub(crate) fn has(&self, name: &Name) -> bool {
+        self.all().iter().any(|dropped| dropped.name() == *name)
     }
 
     /// Those of the blocks that are named, by their positions.
@@ -69,7 +74,7 @@ impl<B: Backend> Returns<B> {
 /// What this rank tells in a round of the group: nothing, where the arena has other ranks than the
 /// group, which would not hear of it, and in a capture, which memory from elsewhere outlives.
 pub(crate) fn told<B: Backend>(group: &Arc<GroupCore<B>>) -> Vec<Name> {
-    let names = group.returns.names();
+    let names = group.arena.returns.names();
     let silent = names.is_empty()
         || group.arena.is_mixed()
         || active::capture_on_this_thread(&group.world).is_some();
@@ -91,7 +96,7 @@ pub(crate) fn common(lists: &[Vec<Name>]) -> Vec<Name> {
 /// Gives the named blocks back to the arena. All ranks do so at the same point, with the same names.
 pub(crate) fn give_back<B: Backend>(group: &Arc<GroupCore<B>>, names: &[Name]) -> Result<()> {
     let mut outcome = Ok(());
-    for dropped in group.returns.take(names) {
+    for dropped in group.arena.returns.take(names) {
         let Dropped {
             block,
             streams,
