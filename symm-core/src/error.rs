@@ -68,12 +68,13 @@ pub enum Error {
     },
     /// Peers did not come to an agreed point in time.
     #[error(
-        "rank {rank} waited {after:?} for ranks {missing:?} at {what}: they are stuck, gone, or took another way through the program"
+        "rank {rank} waited {after:?} for {} at {what}: they are stuck, gone, or took another way through the program",
+        peers(missing)
     )]
     Timeout {
         /// The rank that waited.
         rank: usize,
-        /// World ranks that did not come.
+        /// World ranks that did not come; empty where nobody can tell, because all are inside NCCL.
         missing: Box<[usize]>,
         /// What the rank waited for.
         what: Box<str>,
@@ -534,6 +535,14 @@ impl Error {
             self,
             Error::Unavailable { .. } | Error::TooFewDevices { .. }
         )
+    }
+}
+
+/// Who is waited for.
+fn peers(missing: &[usize]) -> String {
+    match missing {
+        [] => "its peers".into(),
+        ranks => format!("ranks {ranks:?}"),
     }
 }
 

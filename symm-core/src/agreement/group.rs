@@ -22,6 +22,8 @@ const BOARD: u64 = 0x7269_6e67;
 /// The board of a communicator's ranks on this host.
 #[derive(Debug)]
 pub(crate) struct Agreement {
+    /// The group's name.
+    pub(crate) name: Box<str>,
     board: Board,
     layout: Layout,
     /// World ranks by their place on the board.
@@ -70,6 +72,7 @@ pub(crate) struct ScopeMark(u64);
 impl Agreement {
     /// All ranks `here`, those of the communicator on this host, call it.
     pub(crate) fn meet(
+        name: &str,
         seat: &Seat,
         id: u64,
         members: &[usize],
@@ -84,6 +87,7 @@ impl Agreement {
         let bytes = layout.bytes();
         let board = Board::meet(&seat.rendezvous, here, topic, bytes, seat.deadline)?;
         Ok(Self {
+            name: name.into(),
             board,
             layout,
             places: members.iter().map(|&rank| place(rank)).collect(),

@@ -439,12 +439,13 @@ impl<B: Backend> Vitals<B> {
         let Behind {
             rank, seq, mine, ..
         } = *behind;
+        let name = &agreement.name;
         let waiting = agreement.last_of(self.seat.rank, mine);
         let waiting = waiting.map_or_else(String::new, |record| {
             format!(", where rank {} has {record}", self.seat.rank)
         });
         let Some(after) = behind.waited else {
-            let cause = format!("it left after step {seq} of a group{waiting}, which waits for it");
+            let cause = format!("it left after step {seq} of {name}{waiting}, which waits for it");
             return Error::PeerFailed {
                 rank,
                 cause: cause.into(),
@@ -461,7 +462,7 @@ impl<B: Backend> Vitals<B> {
             rank: self.seat.rank,
             missing: [rank].into(),
             what: format!(
-                "step {mine} of a group{waiting}; rank {rank} is at step {seq} with {last}{silence}"
+                "step {mine} of {name}{waiting}; rank {rank} is at step {seq} with {last}{silence}"
             )
             .into(),
             after,

@@ -56,7 +56,7 @@ impl<B: Backend> GroupCore<B> {
             None => world.pool.new_arena(&format!("{name}#{generation}")),
         };
         arena.join(split.map(|_| &members[..]));
-        let link = Link::new(world, comm, split, &members, &arena)?;
+        let link = Link::new(name, world, comm, split, &members, &arena)?;
         let group = Arc::new(Self {
             generation,
             tag: TypeId::of::<G>(),

@@ -46,6 +46,7 @@ pub(crate) struct Link<B: Backend> {
 
 impl<B: Backend> Link<B> {
     pub(crate) fn new(
+        name: &str,
         world: &Arc<Rank<B>>,
         comm: Arc<Communicator<B>>,
         split: Option<u64>,
@@ -55,7 +56,7 @@ impl<B: Backend> Link<B> {
         let here = split.map(|id| (id, world.hosts.here(members)));
         let agreement = match here {
             Some((id, here)) if world.vitals.limits.checks && here.len() > 1 => {
-                let agreement = Arc::new(Agreement::meet(&world.seat, id, members, &here)?);
+                let agreement = Arc::new(Agreement::meet(name, &world.seat, id, members, &here)?);
                 world.vitals.follow(&agreement);
                 Some(agreement)
             }

@@ -159,7 +159,14 @@ fn relink<B: Backend>(rank: &Arc<Rank<B>>, group: &Arc<GroupCore<B>>, id: u64) -
         rank: group.rank,
     };
     let comm = connect(rank, split)?;
-    let link = Link::new(rank, comm, Some(id), &group.members, &group.arena)?;
+    let link = Link::new(
+        group.name(),
+        rank,
+        comm,
+        Some(id),
+        &group.members,
+        &group.arena,
+    )?;
     for (index, segment) in group.arena.survey().iter().enumerate() {
         if !segment.empty {
             let arena = &group.arena;

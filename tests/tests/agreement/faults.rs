@@ -41,7 +41,7 @@ fn kind(at: usize) -> Result<(), Failed> {
     let mut command = command("faults")?;
     command.env(WHAT, at.to_string());
     let mut child = Running::start(command)?;
-    while !child.listen(Instant::now() + Duration::from_secs(100)) {
+    if !child.listen(Instant::now() + Duration::from_secs(100)) {
         return Err(format!("it hangs: {:#?}", child.all).into());
     }
     child.all.iter().for_each(|line| println!("{line}"));
