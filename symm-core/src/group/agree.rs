@@ -103,14 +103,15 @@ pub(crate) fn message_differs<B: Backend>(
         Op::Recv { peer } => (peer, "from"),
         _ => (0, "with"),
     };
+    let world = |rank: usize| group.members.get(rank).copied().unwrap_or(rank);
+    let (mine, peer) = (world(group.rank), world(peer));
     let detail = format!(
-        "rank {} came to {} of {bytes} bytes {way} rank {peer} at {site}, where the peer has another length or type: send and receive the same, in the same order",
-        group.rank,
+        "rank {mine} came to {} of {bytes} bytes {way} rank {peer} at {site}, where the peer has another length or type: send and receive the same, in the same order",
         op.name(),
     );
     let error = Error::RanksDiffer {
         group: group.label().into(),
-        what: format!("a message between ranks {} and {peer}", group.rank).into(),
+        what: format!("a message between ranks {mine} and {peer}").into(),
         detail: detail.into(),
     };
     group.world.vitals.first(error)

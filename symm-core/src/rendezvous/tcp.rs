@@ -376,10 +376,12 @@ impl Relay {
             let frame = Frame::read(&mut stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
             match frame.open(self.exits.len())? {
                 (from, _) if from != rank => return Err(io::ErrorKind::InvalidData.into()),
-                (_, Body::Post { members, .. }) => members
-                    .iter()
-                    .filter(|&&to| to != rank)
-                    .for_each(|&to| self.pass(to, &frame)),
+                (_, Body::Post { members, .. }) => {
+                    // Rank 0 last: once it has the post its process may exit, and the relay with it.
+                    let (zero, others): (Vec<_>, Vec<_>) = members.iter().partition(|&&to| to == 0);
+                    let all = others.into_iter().chain(zero).filter(|&&to| to != rank);
+                    all.for_each(|&to| self.pass(to, &frame));
+                }
                 (_, Body::Fail { .. }) => self.tell_others(rank, &frame),
                 (_, Body::Left | Body::Died) => {
                     self.tell_others(rank, &frame);

@@ -7,16 +7,18 @@
 //! $ device processes 2 streams::        # some cases, a process for each rank
 //! $ device prove 2                      # the kernels behind every reported path
 //! $ device bench graph 2                # what graphs cost, beside CUDA's own
+//! $ device bench collectives threads 2  # collectives beside raw NCCL; ops=all_reduce from=1K to=256M step=4 repeats=21
+//! $ device bench start processes 2      # memory and windows at the start, beside raw NCCL; to=4G repeats=5
+//! $ device bench scopes threads 2       # scopes; torch_scope.py sets them beside torch's
 //! $ device faults 2                     # faults in NCCL's calls, through the shim
 //! $ device check-log rank-0.log ..      # what the shim's logs prove
-//! $ device host threads 4               # the same program without a GPU
+//! $ device host threads 4               # the same program without a GPU, and so with `host bench`
 //! ```
 //!
 //! The ranks run in processes of their own, which the parent ends when they fail or hang, so that
 //! one case costs at most a minute and the rest still run. Exit status: 0 if all is well or there
 //! is no GPU (then a line starts with `SKIP`), 1 if a case failed, 3 if one hung.
 
-#[cfg(feature = "cuda")]
 mod bench;
 #[cfg(feature = "cuda")]
 mod faults;
@@ -34,8 +36,8 @@ use std::process::ExitCode;
 use symm_core::Cuda;
 
 #[cfg(feature = "cuda")]
-use bench::run as measure;
-use plan::{Backing, Command, Plan};
+use bench::graphs;
+use plan::{Backing, Command};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,17 +46,21 @@ fn main() -> ExitCode {
             println!("{}", Cuda::probe());
             ExitCode::SUCCESS
         }
-        Some(Command::Bench(ranks)) => on_gpus(|| measure(ranks)),
+        Some(Command::BenchGraphs(ranks)) => on_gpus(|| graphs(ranks)),
+        Some(Command::Bench(task)) => on(task.backing, || bench::run(&task)),
+        Some(Command::BenchRank(task)) => bench::world(&task),
         Some(Command::Faults(ranks, filter)) => on_gpus(|| faults(ranks, &filter)),
         Some(Command::Fault(program)) => fault(&program),
         Some(Command::CheckLog(files)) => shim_log::run(&files),
-        Some(Command::Run(plan)) => run(&plan),
+        Some(Command::Run(plan)) => on(plan.backing, || parent::run(&plan)),
         Some(Command::Work(plan, first)) => worker::run(&plan, first),
         None => {
             eprintln!(
                 "usage: device probe\n\
                  \x20      device prove [RANKS] [FILTER]\n\
                  \x20      device bench graph [RANKS]\n\
+                 \x20      device [host] bench (collectives | start | scopes) (threads | processes) RANKS \
+                 [ops=OPERATION,..] [from=BYTES] [to=BYTES] [step=FACTOR] [repeats=NUMBER]\n\
                  \x20      device faults RANKS [FILTER]\n\
                  \x20      device check-log FILE..\n\
                  \x20      device [host] (threads | processes) RANKS [FILTER]"
@@ -64,10 +70,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(plan: &Plan) -> ExitCode {
-    match plan.backing {
-        Backing::Cuda => on_gpus(|| parent::run(plan)),
-        Backing::Host => parent::run(plan),
+/// Runs what needs the backing.
+fn on(backing: Backing, run: impl FnOnce() -> ExitCode) -> ExitCode {
+    match backing {
+        Backing::Cuda => on_gpus(run),
+        Backing::Host => run(),
     }
 }
 
@@ -76,9 +83,15 @@ fn faults(ranks: usize, filter: &str) -> ExitCode {
     faults::run(ranks, filter)
 }
 
-/// Never called: as below.
+/// Never called: without the feature no GPU is found.
 #[cfg(not(feature = "cuda"))]
 fn faults(_ranks: usize, _filter: &str) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// Never called: as above.
+#[cfg(not(feature = "cuda"))]
+fn graphs(_ranks: usize) -> ExitCode {
     ExitCode::SUCCESS
 }
 
@@ -90,12 +103,6 @@ fn fault(program: &str) -> ExitCode {
     }
     eprintln!("no such program: {program}");
     ExitCode::from(2)
-}
-
-/// Never called: without the feature no GPU is found.
-#[cfg(not(feature = "cuda"))]
-fn measure(_ranks: usize) -> ExitCode {
-    ExitCode::SUCCESS
 }
 
 /// Runs what needs GPUs, or says why it cannot.

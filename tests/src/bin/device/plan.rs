@@ -3,13 +3,19 @@
 use symm_core::{Backend, Cuda, Host};
 use symm_tests::suite::{self, Case};
 
+use crate::bench::Task;
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Say what there is.
     Probe,
     /// Say what graphs cost on so many ranks.
-    Bench(usize),
+    BenchGraphs(usize),
+    /// Say what something else costs.
+    Bench(Task),
+    /// Be one of the processes that run it.
+    BenchRank(Task),
     /// Let the shim's faults come to so many ranks, in the scenarios with such names.
     Faults(usize, String),
     /// Be one rank of such a scenario: its program.
@@ -59,8 +65,10 @@ impl Command {
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         match words[..] {
             ["probe"] => Some(Self::Probe),
-            ["bench", "graph"] => Some(Self::Bench(2)),
-            ["bench", "graph", ranks] => Some(Self::Bench(positive(ranks)?)),
+            ["bench", "graph"] => Some(Self::BenchGraphs(2)),
+            ["bench", "graph", ranks] => Some(Self::BenchGraphs(positive(ranks)?)),
+            ["bench", ref rest @ ..] => Task::parse(Backing::Cuda, rest).map(Self::Bench),
+            ["host", "bench", ref rest @ ..] => Task::parse(Backing::Host, rest).map(Self::Bench),
             ["faults", ranks] => Some(Self::Faults(positive(ranks)?, String::new())),
             ["faults", ranks, filter] => Some(Self::Faults(positive(ranks)?, filter.into())),
             [FAULT, program] => Some(Self::Fault(program.into())),
@@ -70,7 +78,10 @@ impl Command {
             [WORK, first, ref rest @ ..] => {
                 Some(Self::Work(Plan::parse(rest)?, first.parse().ok()?))
             }
-            ref rest => Plan::parse(rest).map(Self::Run),
+            ref rest => match Task::parse_rank(rest) {
+                Some(task) => Some(Self::BenchRank(task)),
+                None => Plan::parse(rest).map(Self::Run),
+            },
         }
     }
 }
@@ -152,7 +163,7 @@ impl Plan {
     }
 }
 
-fn positive(word: &str) -> Option<usize> {
+pub(crate) fn positive(word: &str) -> Option<usize> {
     word.parse().ok().filter(|number| *number > 0)
 }
 
