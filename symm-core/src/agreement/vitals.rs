@@ -195,6 +195,11 @@ impl<B: Backend> Vitals<B> {
     /// Ends the world for all ranks; the first cause stays. Poison is stored before anything is
     /// released: what a released kernel computes is garbage, and reported as success.
     pub(crate) fn poison(&self, cause: &Error) {
+        self.poison_in(self.epoch.load(Ordering::Acquire), cause);
+    }
+
+    /// The same for what was found in this epoch, if it is not over.
+    fn poison_in(&self, epoch: u32, cause: &Error) {
         let own = self.seat.rank;
         let (rank, cause) = match cause {
             Error::Poisoned { rank, cause } | Error::PeerFailed { rank, cause } => {
@@ -205,10 +210,10 @@ impl<B: Backend> Vitals<B> {
         // What the rendezvous knows of was first.
         self.adopt();
         if let Some(board) = &self.board {
-            board.poison(rank, &cause);
+            board.poison(epoch, rank, &cause);
         }
         self.adopt();
-        self.fail(Failure { rank, cause });
+        self.fail(epoch, Failure { rank, cause });
     }
 
     /// What a call that failed failed of: NCCL's own errors say little where a peer died, or where the
@@ -254,24 +259,28 @@ impl<B: Backend> Vitals<B> {
 
     /// Takes over the failure that the board or the rendezvous knows of.
     fn adopt(&self) {
+        // Before anything else is read: a thread may sleep here until the world is another.
+        let epoch = self.epoch.load(Ordering::Acquire);
         if self.failed.load(Ordering::Acquire) {
             return;
         }
-        if let Some((rank, cause)) = self.board.as_ref().and_then(WorldBoard::cause) {
+        let told = self.board.as_ref().and_then(|board| board.cause(epoch));
+        if let Some((rank, cause)) = told {
             let cause = cause.into();
-            self.fail(Failure { rank, cause });
+            self.fail(epoch, Failure { rank, cause });
         } else if let Some(Error::PeerFailed { rank, cause }) = self.seat.rendezvous.failure() {
             if let Some(board) = &self.board {
-                board.poison(rank, &cause);
+                board.poison(epoch, rank, &cause);
             }
-            self.fail(Failure { rank, cause });
+            self.fail(epoch, Failure { rank, cause });
         }
     }
 
-    fn fail(&self, failure: Failure) {
+    /// The world failed in this epoch; what failed before the world was rebuilt says nothing of it.
+    fn fail(&self, epoch: u32, failure: Failure) {
         {
             let mut known = lock(&self.failure);
-            if known.is_some() {
+            if known.is_some() || self.epoch.load(Ordering::Relaxed) != epoch {
                 return;
             }
             self.seat.rendezvous.fail(&failure.cause);
@@ -366,18 +375,20 @@ impl<B: Backend> Vitals<B> {
     /// Begins the next epoch: nothing has failed, launches are let through. All ranks of the world
     /// agreed on it.
     pub(crate) fn renew(&self) {
+        let mut failure = lock(&self.failure);
         let epoch = self.epoch.load(Ordering::Relaxed) + 1;
+        self.seat.rendezvous.renew();
         if let Some(board) = &self.board {
             board.renew(epoch);
         }
-        self.seat.rendezvous.renew();
-        *lock(&self.failure) = None;
+        *failure = None;
         *lock(&self.failed_at) = None;
         // Of communicators that are gone for good.
         lock(&self.agreements).clear();
-        self.epoch.store(epoch, Ordering::Relaxed);
         self.attempts.store(0, Ordering::Relaxed);
         self.released.begun.store(false, Ordering::Release);
+        // Behind the rendezvous: what that knows from here on is of this epoch.
+        self.epoch.store(epoch, Ordering::Release);
         self.failed.store(false, Ordering::Release);
         self.gate.open();
     }
@@ -472,6 +483,7 @@ impl<B: Backend> Vitals<B> {
 
 impl<B: Backend> Watch for Vitals<B> {
     fn look(self: Arc<Self>) {
+        let epoch = self.epoch.load(Ordering::Acquire);
         if let Some(board) = &self.board {
             board.beat();
         }
@@ -479,7 +491,7 @@ impl<B: Backend> Watch for Vitals<B> {
         if !self.has_failed() {
             let found = self.laggard().or_else(|| self.stuck_launch());
             if let Some(error) = found.or_else(|| self.stopped()) {
-                self.poison(&error);
+                self.poison_in(epoch, &error);
             }
         }
         if self.has_failed() {

@@ -60,15 +60,15 @@ impl WorldBoard {
         self.words().is_set(self.epoch())
     }
 
-    /// Stores that `rank` failed, unless another failure was stored before.
-    pub(crate) fn poison(&self, rank: usize, cause: &str) {
+    /// Stores that `rank` failed in this epoch, unless another failure was stored before.
+    pub(crate) fn poison(&self, epoch: u32, rank: usize, cause: &str) {
         self.words()
-            .set(self.epoch(), self.me, &format!("{rank}\t{cause}"));
+            .set(epoch, self.me, &format!("{rank}\t{cause}"));
     }
 
-    /// Which rank failed first, and why.
-    pub(crate) fn cause(&self) -> Option<(usize, String)> {
-        let (place, told) = self.words().get(self.epoch())?;
+    /// Which rank failed first in this epoch, and why.
+    pub(crate) fn cause(&self, epoch: u32) -> Option<(usize, String)> {
+        let (place, told) = self.words().get(epoch)?;
         let parts = told.split_once('\t');
         let parts = parts.and_then(|(rank, cause)| Some((rank.parse().ok()?, cause.to_owned())));
         let writer = self.here.get(place).copied().unwrap_or_default();

@@ -377,10 +377,7 @@ impl Relay {
             match frame.open(self.exits.len())? {
                 (from, _) if from != rank => return Err(io::ErrorKind::InvalidData.into()),
                 (_, Body::Post { members, .. }) => {
-                    // Rank 0 last: once it has the post its process may exit, and the relay with it.
-                    let (zero, others): (Vec<_>, Vec<_>) = members.iter().partition(|&&to| to == 0);
-                    let all = others.into_iter().chain(zero).filter(|&&to| to != rank);
-                    all.for_each(|&to| self.pass(to, &frame));
+                    self.tell(members.iter().copied(), rank, &frame);
                 }
                 (_, Body::Fail { .. }) => self.tell_others(rank, &frame),
                 (_, Body::Left | Body::Died) => {
@@ -459,8 +456,14 @@ impl Relay {
     }
 
     fn tell_others(&self, rank: usize, frame: &Frame) {
-        (0..self.exits.len())
-            .filter(|&to| to != rank)
+        self.tell(0..self.exits.len(), rank, frame);
+    }
+
+    /// Rank 0 is told last: its process may exit of what it hears, and the relay with it.
+    fn tell(&self, members: impl Iterator<Item = usize>, from: usize, frame: &Frame) {
+        let (zero, others): (Vec<_>, Vec<_>) = members.partition(|&to| to == 0);
+        let all = others.into_iter().chain(zero);
+        all.filter(|&to| to != from)
             .for_each(|to| self.pass(to, frame));
     }
 

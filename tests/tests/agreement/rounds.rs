@@ -88,7 +88,9 @@ fn fails_in(
 ) -> Result<(), Failed> {
     let held = undisturbed()?;
     let begun = Instant::now();
-    let causes = config.run(3, |world| one_failure(world, odd, way, own, held))?;
+    let results = config.run_each(3, |world| one_failure(world, odd, way, own, held));
+    let causes: Result<Vec<_>> = results.iter().cloned().collect();
+    let causes = causes.map_err(|_| format!("{results:#?}"))?;
     // Far from the deadline: the board told them.
     if begun.elapsed() > Duration::from_secs(15) {
         return Err(format!("it took {:?}", begun.elapsed()).into());
@@ -127,12 +129,10 @@ fn one_failure(
     rank.routes_as_before_or_refused();
     rank.world.rebuild()?;
     rank.routes_as_before()?;
-    let (reserved, live, plain) = rank.held();
+    let (_, live, plain) = rank.held();
     assert_eq!((live, plain), (before.1, before.2), "after the rebuild");
-    assert!(
-        reserved <= undisturbed.0,
-        "{reserved} bytes after the rebuild"
-    );
+    // Segments go back on the reaper.
+    rank.comes_to_hold((undisturbed.0, live, plain));
     for _ in 0..2 {
         assert_eq!(grows(&rank)?, [3; 4096], "after the rebuild");
     }
