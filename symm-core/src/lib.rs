@@ -13,6 +13,7 @@
 //! - [`SymmBuf::share`] makes a [`Shared`] buffer: clones for any thread, whose memory returns once
 //!   all ranks have dropped it; [`Group::trim`] gives empty segments back.
 //! - Every collective returns its [`Path`]: symmetric, or plain for a [`Reason`].
+//! - [`Group::calibrate`] measures where windows are slower: from then on such calls go without.
 //! - [`GraphPool::capture`] makes a CUDA graph that owns every byte it touches: captures allocate
 //!   from arenas of their own, in scopes too, and the [`Graph`] keeps what its work uses.
 //! - [`Cuda`] runs on GPUs, [`Host`] anywhere: ranks as threads, real data, and errors where NCCL
@@ -97,6 +98,7 @@ pub use capture::{
 };
 pub use element::Element;
 pub use error::{Error, Result, Rule};
+pub use group::calibration::{Calibration, CalibrationPoint};
 pub use group::config::Config;
 pub use group::counts::PathCount;
 pub use group::path::{Path, Reason};

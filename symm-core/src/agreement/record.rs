@@ -34,6 +34,8 @@ pub(crate) enum What {
     GraphLaunch { graph: u64 },
     /// A round that gives empty segments back.
     Trim,
+    /// A round that measures paths.
+    Calibration,
     /// A scope was left by an error or a panic.
     Left,
 }
@@ -113,7 +115,7 @@ const DTYPES: [(Dtype, &str); 10] = [
 ];
 
 /// In the order of their declaration, as `as` counts them.
-const REASONS: [Reason; 9] = [
+const REASONS: [Reason; 10] = [
     Reason::SingleRank,
     Reason::Empty,
     Reason::Disabled,
@@ -123,6 +125,7 @@ const REASONS: [Reason; 9] = [
     Reason::NotDirect,
     Reason::Defect,
     Reason::TooLarge,
+    Reason::Faster,
 ];
 
 impl Record {
@@ -177,6 +180,7 @@ impl Record {
             }
             What::Trim => words[0] = 5,
             What::Left => words[0] = 6,
+            What::Calibration => words[0] = 7,
         }
         words[5] = self.arena.digest;
         words[6] = self.arena.allocations;
@@ -214,6 +218,7 @@ impl Record {
             4 => What::GraphLaunch { graph: words[2] },
             5 => What::Trim,
             6 => What::Left,
+            7 => What::Calibration,
             _ => return None,
         };
         let mut file = [0; FILE];
@@ -337,6 +342,7 @@ impl fmt::Display for Record {
             What::Capture => f.write_str("the end of a capture")?,
             What::GraphLaunch { graph } => write!(f, "a launch of graph {graph}")?,
             What::Trim => f.write_str("a trim")?,
+            What::Calibration => f.write_str("a calibration")?,
             What::Left => f.write_str("a scope left by an error or a panic")?,
         }
         write!(f, " at {}", self.place)

@@ -89,6 +89,18 @@ pub enum Access {
     Write,
 }
 
+/// How far a calibration goes on a backend.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Sweep {
+    /// The largest buffer, in bytes: a power of 2.
+    pub largest: u64,
+    /// How often each graph is timed.
+    pub repeats: usize,
+    /// Collectives of a graph, for buffers of so many bytes.
+    pub calls: fn(u64) -> usize,
+}
+
 /// The calls of a backend. Not for users: reached through [`Backend`](super::Backend) alone.
 ///
 /// Addresses are `u64` on the rank's device, sizes are bytes. Work is enqueued on streams; only
@@ -284,6 +296,18 @@ pub trait Driver: Sized {
     ) -> Result<()>;
     /// Gives the graph back. No launch of it is under way.
     fn destroy_graph(device: &Self::Device, graph: Self::Graph) -> Result<()>;
+
+    /// How far a calibration goes.
+    const SWEEP: Sweep;
+    /// What devices have in common on which collectives are as fast: the GPU's name. `None` where no
+    /// measurement is worth keeping. The same on all ranks, or `None` on all.
+    fn model(device: &Self::Device) -> Option<String>;
+    /// Enqueues `work` on the stream, waits for it, and returns how long it took the device.
+    fn timed(
+        device: &Self::Device,
+        stream: &Self::Stream,
+        work: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Duration>;
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ impl<'a, B: Backend> Prepared<'a, B> {
 pub(crate) struct Checked<'c, 'a, B: Backend> {
     group: &'c GroupCore<B>,
     calls: &'c mut [Prepared<'a, B>],
+    /// They run on the twin communicator.
+    on_twin: bool,
 }
 
 impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
@@ -73,7 +75,11 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
         calls: &'c mut [Prepared<'a, B>],
     ) -> Result<Self> {
         calls.iter().try_for_each(|call| check(group, call))?;
-        Ok(Self { group, calls })
+        Ok(Self {
+            group,
+            calls,
+            on_twin: false,
+        })
     }
 
     /// Decides for each call how it goes: its path, and whether it has to be kept from windows.
@@ -83,11 +89,18 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
             call.avoid_windows = choice.avoid_windows;
             choice.path
         };
-        self.calls.iter_mut().map(decide).collect()
+        let paths: Vec<Path> = self.calls.iter_mut().map(decide).collect();
+        self.on_twin = paths.iter().any(|path| path.is_on_twin());
+        paths
+    }
+
+    /// Whether the calls run on the twin communicator.
+    pub(crate) fn is_on_twin(&self) -> bool {
+        self.on_twin
     }
 
     /// The calls, in order.
-    pub(crate) fn calls(&self) -> impl Iterator<Item = &Prepared<'a, B>> {
+    pub(crate) fn calls(&self) -> impl ExactSizeIterator<Item = &Prepared<'a, B>> {
         self.calls.iter()
     }
 
@@ -128,7 +141,11 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
             if addressed.is_empty() {
                 return Ok(());
             }
-            let (device, comm) = (&self.group.world.device, link.comm()?);
+            let device = &self.group.world.device;
+            let comm = match self.on_twin {
+                true => link.twin_comm()?,
+                false => link.comm()?,
+            };
             let _calling = link.calling();
             let _launching = self.group.world.vitals.launching()?;
             // SAFETY: `check` found place and lengths; buffers give their memory back behind the

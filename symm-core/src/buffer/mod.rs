@@ -7,6 +7,7 @@ pub(crate) mod bytes;
 pub(crate) mod launch;
 pub(crate) mod lease;
 pub(crate) mod memory;
+pub(crate) mod meter;
 pub(crate) mod operand;
 pub(crate) mod plain;
 pub(crate) mod redzone;

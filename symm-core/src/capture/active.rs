@@ -19,6 +19,7 @@ use crate::buffer::memory::{Memory, Owned};
 use crate::buffer::redzone::Copies;
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
+use crate::group::twin::Lane;
 use crate::group::world::Rank;
 use crate::registration::ledger::Standing;
 use crate::scope::routing;
@@ -62,6 +63,8 @@ pub(crate) struct Found<B: Backend> {
     pub(crate) kept: Vec<Box<dyn Any + Send>>,
     /// Of blocks that were freed in the capture.
     pub(crate) redzones: Copies<B>,
+    /// For each group, the communicator that was used last and its stream.
+    lanes: Vec<(u64, Lane, B::Stream)>,
     /// The first thing that makes the capture worthless.
     failed: Option<Error>,
 }
@@ -92,6 +95,7 @@ impl<B: Backend> Active<B> {
                 compared: Vec::new(),
                 kept: Vec::new(),
                 redzones: Copies::default(),
+                lanes: Vec::new(),
                 failed: None,
             }),
         })
@@ -227,6 +231,32 @@ impl<B: Backend> Active<B> {
             }
             self.found.borrow_mut().leases.push(Rc::clone(lease));
         }
+    }
+
+    /// Orders captured work on a group's two communicators, before such work on `stream`: see
+    /// [`Link::order_lanes`](crate::group::link::Link::order_lanes).
+    pub(crate) fn order_lanes(
+        &self,
+        group: &GroupCore<B>,
+        lane: Lane,
+        stream: &B::Stream,
+    ) -> Result<()> {
+        if !group.link().has_twin() {
+            return Ok(());
+        }
+        self.join(stream).inspect_err(|error| self.fail(error))?;
+        let mut found = self.found.borrow_mut();
+        let known = |known: &&mut (u64, Lane, B::Stream)| known.0 == group.generation;
+        match found.lanes.iter_mut().find(known) {
+            None => found.lanes.push((group.generation, lane, stream.clone())),
+            Some((_, last, on)) => {
+                if *last != lane && !B::same_stream(on, stream) {
+                    B::wait_stream(stream, on)?;
+                }
+                (*last, *on) = (lane, stream.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Has the graph keep a value.

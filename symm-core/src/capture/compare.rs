@@ -37,8 +37,13 @@ pub(crate) fn of_block(bytes: u64, position: Position) -> Words {
 pub(crate) fn of_call(call: &CapturedCall) -> Words {
     let name = call.operation.bytes().take(8);
     let name = name.fold(0, |word, byte| word << 8 | u64::from(byte));
-    let symmetric = u64::from(call.path == Path::Symmetric);
-    [CALL, name, call.bytes, symmetric]
+    // As far as ranks have to take the same.
+    let path = match call.path {
+        Path::Plain(_) if call.path.is_on_twin() => 2,
+        Path::Plain(_) => 0,
+        Path::Symmetric => 1,
+    };
+    [CALL, name, call.bytes, path]
 }
 
 /// Of all that a group did in a capture.
@@ -55,13 +60,13 @@ fn describe(words: Option<&Words>) -> String {
         Some([BLOCK, bytes, segment, offset]) => {
             format!("{bytes} bytes at offset {offset} of segment {segment}")
         }
-        Some([_, name, bytes, symmetric]) => {
+        Some([_, name, bytes, path]) => {
             let name = name.to_be_bytes();
             let name = String::from_utf8_lossy(&name);
-            let path = if *symmetric == 1 {
-                "symmetric"
-            } else {
-                "plain"
+            let path = match path {
+                0 => "plain",
+                1 => "symmetric",
+                _ => "plain (on the twin)",
             };
             format!("{path} {}.. of {bytes} bytes", name.trim_matches('\0'))
         }

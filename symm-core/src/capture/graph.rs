@@ -19,6 +19,7 @@ use crate::group::agree;
 use crate::group::core::GroupCore;
 use crate::group::link::Link;
 use crate::group::path::Path;
+use crate::group::twin::Lane;
 use crate::site::Site;
 
 /// Captured work that can be launched any number of times, with what the step returned.
@@ -118,6 +119,9 @@ impl<O, B: Backend> Graph<O, B> {
         )?;
         owned.agree(here)?;
         owned.pool.order.follow(&owned.holder.stream)?;
+        for bound in &owned.groups {
+            bound.link.order_lanes(Lane::Both, &owned.holder.stream)?;
+        }
         if let Some(graph) = &owned.graph {
             let _launching = rank.vitals.launching()?;
             let launched = owned.holder.launch(&rank.device, graph);

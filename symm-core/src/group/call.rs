@@ -7,6 +7,7 @@ use super::agree;
 use super::core::GroupCore;
 use super::link::Link;
 use super::path::{Choice, Facts, Path, Reason, Spot, choose};
+use super::twin::Lane;
 use crate::agreement::fingerprint;
 use crate::agreement::record::{self, ArenaMark, Record, Stated, What, Words};
 use crate::backend::Backend;
@@ -34,7 +35,9 @@ pub(crate) fn run<B: Backend>(
     round::settle(group, site, Due::Call)?;
     let link = group.link();
     link.check()?;
-    let paths = checked.choose(|call| choice(group, &link, call));
+    // What was measured is one call at a time.
+    let alone = checked.calls().len() == 1;
+    let paths = checked.choose(|call| choice(group, &link, call, alone));
     let stream = routing::stream(&group.world);
     group.arena.note_stream(&stream);
     let pass = active::on_this_thread(&group.world);
@@ -62,7 +65,12 @@ pub(crate) fn run<B: Backend>(
             pass.called(group, called(group, call, path));
         }
     }
-    match checked.launch(&link, &stream) {
+    let lane = Lane::of(checked.is_on_twin());
+    let ordered = match pass.as_deref().filter(|_| captured) {
+        Some(capture) => capture.order_lanes(group, lane, &stream),
+        None => link.order_lanes(lane, &stream),
+    };
+    match ordered.and_then(|()| checked.launch(&link, &stream)) {
         Ok(()) => Ok(paths),
         Err(error) if captured => Err(error),
         // The peers passed this point too, and wait for this rank.
@@ -100,7 +108,7 @@ fn state<'c, 'a: 'c, B: Backend>(
             dtype: call.dtype,
             bytes: call.bytes(),
             path,
-            twin: false,
+            twin: path.is_on_twin(),
             window,
             more: 0,
         };
@@ -189,7 +197,12 @@ fn called<B: Backend>(group: &GroupCore<B>, call: &Prepared<'_, B>, path: Path) 
     }
 }
 
-fn choice<B: Backend>(group: &GroupCore<B>, link: &Link<B>, call: &Prepared<'_, B>) -> Choice {
+fn choice<B: Backend>(
+    group: &GroupCore<B>,
+    link: &Link<B>,
+    call: &Prepared<'_, B>,
+    alone: bool,
+) -> Choice {
     let recv = call
         .recv
         .as_ref()
@@ -211,7 +224,11 @@ fn choice<B: Backend>(group: &GroupCore<B>, link: &Link<B>, call: &Prepared<'_, 
         reads_early: active::reads_early(group),
     };
     let bytes = call.bytes();
-    choose(call.op, call.dtype, bytes, send, recv, facts)
+    let is_faster = || {
+        let table = &group.table;
+        alone && link.has_twin() && table.prefers_twin(call.op, call.dtype, bytes, group.size())
+    };
+    choose(call.op, call.dtype, bytes, send, recv, facts).or_twin(is_faster)
 }
 
 /// Where NCCL finds an operand. It goes by addresses alone, and so does this: also a buffer of

@@ -4,11 +4,14 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use super::cache;
 use super::env::{self, Launch};
+use super::start::Tuning;
 use super::world::World;
 use crate::Cuda;
 use crate::agreement::limits::{Limits, OnUnrecoverable};
@@ -42,6 +45,9 @@ pub struct Config<B: Backend = Cuda> {
     /// `None`: as the environment says.
     strict: Option<bool>,
     limits: Limits,
+    /// `None`: as the environment says.
+    tuned: Option<bool>,
+    cache: Option<PathBuf>,
     pub(crate) options: B::Options,
 }
 
@@ -58,6 +64,8 @@ impl<B: Backend> Default for Config<B> {
             redzones: None,
             strict: None,
             limits: Limits::default(),
+            tuned: None,
+            cache: None,
             options: B::Options::default(),
         }
     }
@@ -178,6 +186,42 @@ impl<B: Backend> Config<B> {
         self
     }
 
+    /// Whether groups start with the paths that are known to be faster: those of an earlier
+    /// [`Group::calibrate`](crate::Group::calibrate), else what is shipped for the GPU. Off by default:
+    /// groups start with NCCL's own choice, which is the window wherever there is a symmetric kernel,
+    /// and only a calibration changes it. Where this is not called, `SYMM_TUNED=1` in the environment
+    /// switches it on.
+    pub fn tuned(mut self, on: bool) -> Self {
+        self.tuned = Some(on);
+        self
+    }
+
+    /// The folder in which what [`Group::calibrate`](crate::Group::calibrate) measures is kept. Where
+    /// this is not called it is `$SYMM_CACHE_DIR` (empty: nothing is kept), else
+    /// `$XDG_CACHE_HOME/symm-core`, else `$HOME/.cache/symm-core`. Only rank 0 of a group opens it,
+    /// so it need not be the same on all ranks.
+    pub fn cache_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache = Some(folder.into());
+        self
+    }
+
+    pub(crate) fn of_tuning(&self) -> Result<Tuning> {
+        Ok(Tuning {
+            known: self.of_tuned()?,
+            cache: cache::folder(self.cache.as_deref(), |name| std::env::var_os(name)),
+        })
+    }
+
+    fn of_tuned(&self) -> Result<bool> {
+        const NAME: &str = "SYMM_TUNED";
+        let set = std::env::var_os(NAME).filter(|value| !value.is_empty());
+        match (self.tuned, set) {
+            (Some(on), _) => Ok(on),
+            (None, None) => Ok(false),
+            (None, Some(_)) => env::flag(NAME, |name| std::env::var_os(name)),
+        }
+    }
+
     pub(crate) fn of_limits(&self) -> Limits {
         self.limits.clone()
     }
@@ -198,6 +242,7 @@ impl<B: Backend> Config<B> {
             ("symm-core", env!("CARGO_PKG_VERSION").to_owned()),
             ("Config::checks", limits.checks.to_string()),
             ("Config::agree_first", limits.agree_first.to_string()),
+            ("Config::tuned", self.of_tuned()?.to_string()),
             ("Config::strict", self.of_strict()?.to_string()),
             ("Config::redzones", pool.redzones.to_string()),
             ("Config::first_segment", pool.first_segment.to_string()),

@@ -8,6 +8,7 @@ use super::communicator::Communicator;
 use super::counts::Counts;
 use super::link::Link;
 use super::strict::Strictness;
+use super::table::Table;
 use super::tag::{Dyn, GroupTag};
 use super::world::Rank;
 use crate::backend::Backend;
@@ -35,6 +36,8 @@ pub(crate) struct GroupCore<B: Backend> {
     pub(crate) strictness: Strictness,
     /// Which paths they took.
     pub(crate) counts: Counts,
+    /// Which of them are faster on the twin.
+    pub(crate) table: Table,
     /// Replaced when the world is rebuilt.
     link: RwLock<Arc<Link<B>>>,
     pub(crate) world: Arc<Rank<B>>,
@@ -67,6 +70,7 @@ impl<B: Backend> GroupCore<B> {
             scopes: AtomicU64::new(0),
             strictness: Strictness::new(world.strict),
             counts: Counts::default(),
+            table: Table::default(),
             link: RwLock::new(link),
             arena,
             shares_arena: G::ARENA.is_some(),

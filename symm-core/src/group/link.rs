@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::communicator::Communicator;
+use super::twin::Twin;
 use super::world::Rank;
 use crate::agreement::group::Agreement;
 use crate::backend::Backend;
@@ -31,6 +32,10 @@ pub(crate) struct Link<B: Backend> {
     calls: Mutex<()>,
     /// `None` only while it is being dropped.
     comm: Option<Arc<Communicator<B>>>,
+    /// For what is faster without windows; made in a round, if at all.
+    pub(super) twin: OnceLock<Twin<B>>,
+    /// Twins made so far, also those that were not kept.
+    pub(super) twins_made: AtomicU64,
     /// Where ranks compare what they call; `None` where there is nobody to compare with, or checks
     /// are off.
     pub(crate) agreement: Option<Arc<Agreement>>,
@@ -69,6 +74,8 @@ impl<B: Backend> Link<B> {
             closed_books: AtomicBool::new(false),
             calls: Mutex::default(),
             comm: Some(comm),
+            twin: OnceLock::new(),
+            twins_made: AtomicU64::new(0),
             agreement,
             ledger: Mutex::default(),
             symmetric_kernels: OnceLock::new(),
@@ -112,6 +119,11 @@ impl<B: Backend> Link<B> {
         self.comm
             .as_ref()
             .map_or(Releases::All, |shared| B::releases(&shared.comm))
+    }
+
+    /// Whose streams use the communicators.
+    pub(super) fn arena(&self) -> &Arena<B> {
+        &self.arena
     }
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger<B>> {
@@ -192,6 +204,7 @@ impl<B: Backend> Drop for Link<B> {
         let ledger = self.ledger.get_mut();
         let windows = std::mem::take(ledger.unwrap_or_else(PoisonError::into_inner)).into_windows();
         let (arena, world) = (Arc::clone(&self.arena), Arc::clone(&self.world));
+        let twin = self.twin.take().map(Twin::into_parts);
         self.world.pool.reaper.later(move || {
             let device = Arc::clone(&world.device);
             let mut outcome = reaper::drain::<B>(&arena.streams());
@@ -209,9 +222,14 @@ impl<B: Backend> Drop for Link<B> {
             world.pool.reaper.aside({
                 let world = Arc::clone(&world);
                 move || {
+                    let twin = twin.map_or(Ok(()), |(twin, counted)| {
+                        let ended = twin.release(&device);
+                        drop(counted);
+                        ended
+                    });
                     let ended = comm.release(&device);
                     drop(world);
-                    ended
+                    twin.and(ended)
                 }
             });
             drop(arena);

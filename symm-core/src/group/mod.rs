@@ -2,6 +2,9 @@
 
 pub(crate) mod agree;
 mod batch;
+mod cache;
+mod calibrate;
+pub(crate) mod calibration;
 pub(crate) mod call;
 mod collective;
 pub(crate) mod communicator;
@@ -15,10 +18,15 @@ mod join;
 pub(crate) mod link;
 pub(crate) mod path;
 mod prepare;
+mod progress;
 mod rebuild;
 mod reclaim;
+mod shipped;
+mod start;
 pub(crate) mod strict;
+pub(crate) mod table;
 pub(crate) mod tag;
+pub(crate) mod twin;
 pub(crate) mod world;
 
 use std::fmt;
@@ -27,6 +35,7 @@ use std::sync::Arc;
 
 pub use batch::Batch;
 
+use self::calibration::Calibration;
 use self::core::GroupCore;
 use self::counts::PathCount;
 use self::strict::Strict;
@@ -218,6 +227,64 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     #[track_caller]
     pub fn trim(&self) -> Result<u64> {
         trim::trim(&self.core, Site::caller())
+    }
+
+    /// Measures, for each operation, type and size that symmetric kernels take, whether they are
+    /// faster on this machine than NCCL's ordinary kernels on the same memory, and has the group's
+    /// collectives go the faster way from here on. All ranks of the group call it at the same point;
+    /// on GPUs it takes about a second, with a line on rank 0's terminal.
+    ///
+    /// A window makes small messages faster by up to 2 times, and some larger ones slower by as much.
+    /// NCCL takes the window wherever it has one, so what is faster without it runs on a **twin**: a
+    /// second communicator of the same ranks on which nothing is registered. Such calls return
+    /// [`Path::Plain`](crate::Path::Plain)`(`[`Reason::Faster`](crate::Reason::Faster)`)`, and strict
+    /// groups allow them. Only a win of more than 3% takes a call off the window; calls of a
+    /// [`batch`](Group::batch) stay on it.
+    ///
+    /// The slowest rank's median counts, and all ranks get rank 0's table. Rank 0 also keeps it for
+    /// the next start ([`Config::cache_dir`](crate::Config::cache_dir)), by GPU, number of ranks,
+    /// NCCL's version and its settings, unless the repeats differed too much. With
+    /// [`Config::tuned`](crate::Config::tuned) a group that is made later starts with what was kept,
+    /// else with the table that is shipped for its GPU, else with NCCL's own choice. Its twin is then
+    /// made with its first window. A twin takes as long to make as a communicator and memory of NCCL's own:
+    /// [`PoolStats::twins`](crate::PoolStats::twins) counts them. Graphs go on as they were captured.
+    ///
+    /// Calibrate before the pool is [sealed](crate::Pool::seal), and while the GPUs do nothing else:
+    /// memory for two buffers of 64 MiB is taken meanwhile (of 8 MiB where there is no more).
+    ///
+    /// ```
+    /// use std::env::temp_dir;
+    /// use symm_core::{Config, Host, Path, Reason, ReduceOp, groups, host, symm};
+    /// groups! { pub Tp = "tp"; }
+    /// // A machine whose sums of 16 KiB and more are slower on windows.
+    /// let options = host::Options::default().costs("slow sums", |call| {
+    ///     let large = call.operation == "all_reduce" && call.bytes >= 16 << 10;
+    ///     if call.symmetric == large { 20_000 } else { 10_000 }
+    /// });
+    /// let config = Config::<Host>::default().options(options).cache_dir(temp_dir().join("symm-doc"));
+    /// config.run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let found = tp.calibrate()?;
+    ///     assert!(found.points.iter().any(|point| point.bytes == 64 << 10 && !found.noisy));
+    ///     let (mut small, mut large) = symm!(group = tp, {
+    ///         (tp.zeros::<f32>(64)?, tp.zeros::<f32>(8 << 10)?)
+    ///     })?;
+    ///     assert_eq!(tp.all_reduce_in_place(&mut small, ReduceOp::Sum)?, Path::Symmetric);
+    ///     let path = tp.all_reduce_in_place(&mut large, ReduceOp::Sum)?;
+    ///     assert_eq!((path, world.pool().stats().twins), (Path::Plain(Reason::Faster), 1));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Sealed`], [`Error::OutOfMemory`], [`Error::BudgetExceeded`], and
+    /// [`Error::PeerFailed`] on the ranks whose peer had that: the group stays as it was.
+    /// [`Error::Unsupported`] for a communicator of another maker; [`Error::InCapture`];
+    /// [`Error::GroupBusy`]; [`Error::RanksDiffer`]; those of the backend, which end the world.
+    #[track_caller]
+    pub fn calibrate(&self) -> Result<Calibration> {
+        calibrate::calibrate(&self.core, Site::caller())
     }
 
     /// A buffer of this group for `len` elements, in this thread's innermost scope of the group's

@@ -53,11 +53,14 @@ pub enum Reason {
     Defect,
     /// More bytes than symmetric kernels take.
     TooLarge,
+    /// It is faster without the window, and ran on the group's twin communicator: see
+    /// [`Group::calibrate`](crate::Group::calibrate).
+    Faster,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub(crate) const ALL: [Reason; 9] = [
+    pub(crate) const ALL: [Reason; 10] = [
         Reason::SingleRank,
         Reason::Empty,
         Reason::Disabled,
@@ -67,6 +70,7 @@ impl Reason {
         Reason::NotDirect,
         Reason::Defect,
         Reason::TooLarge,
+        Reason::Faster,
     ];
 }
 
@@ -91,6 +95,7 @@ impl fmt::Display for Reason {
             Reason::NotDirect => "NCCL takes no symmetric kernels on this machine",
             Reason::Defect => "a known defect of this NCCL version is avoided",
             Reason::TooLarge => "too large for symmetric kernels",
+            Reason::Faster => "faster without the window",
         })
     }
 }
@@ -130,6 +135,28 @@ pub(crate) struct Choice {
     pub(crate) path: Path,
     /// NCCL would take the window by itself, and must be kept from it.
     pub(crate) avoid_windows: bool,
+}
+
+impl Choice {
+    /// The same, or the twin where windows would be taken and are slower.
+    #[inline]
+    pub(crate) fn or_twin(self, is_faster: impl FnOnce() -> bool) -> Self {
+        match self.path {
+            Path::Symmetric if is_faster() => Self {
+                path: Path::Plain(Reason::Faster),
+                avoid_windows: false,
+            },
+            _ => self,
+        }
+    }
+}
+
+impl Path {
+    /// Whether the call runs on the twin communicator.
+    #[inline]
+    pub(crate) fn is_on_twin(self) -> bool {
+        self == Path::Plain(Reason::Faster)
+    }
 }
 
 /// The path of one call.

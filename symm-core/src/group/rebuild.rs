@@ -10,6 +10,7 @@ use super::core::GroupCore;
 use super::inventory::{Group, Inventory};
 use super::link::Link;
 use super::reclaim::reclaim;
+use super::start;
 use super::world::{Rank, World};
 use crate::backend::Backend;
 use crate::backend::driver::Split;
@@ -176,7 +177,7 @@ fn relink<B: Backend>(rank: &Arc<Rank<B>>, group: &Arc<GroupCore<B>>, id: u64) -
     }
     // The reaper gives the old one back, unless a graph still holds it.
     drop(group.relink(link));
-    Ok(())
+    start::again(group)
 }
 
 /// Waits until nothing of this rank's runs any more.

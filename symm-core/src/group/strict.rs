@@ -36,9 +36,15 @@ impl Strict {
     const OFF: u32 = u32::MAX;
 
     /// Plain only where there is nothing to be had: a group of one rank, nothing to move, an
-    /// operation that NCCL has no symmetric kernel for.
+    /// operation that NCCL has no symmetric kernel for, and what was found to be faster without the
+    /// window ([`Reason::Faster`]): its operands are in windows all the same.
     pub const fn new() -> Self {
-        Self(bit(Reason::SingleRank) | bit(Reason::Empty) | bit(Reason::NoKernel))
+        Self(
+            bit(Reason::SingleRank)
+                | bit(Reason::Empty)
+                | bit(Reason::NoKernel)
+                | bit(Reason::Faster),
+        )
     }
 
     /// Every reason is allowed: not strict.

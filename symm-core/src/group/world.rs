@@ -10,6 +10,7 @@ use super::config::Config;
 use super::connect::{connect, cut};
 use super::core::GroupCore;
 use super::join::{Hosts, join};
+use super::start::{self, Tuning};
 use super::strict::Strict;
 use super::tag::{Dyn, GroupTag};
 use crate::Cuda;
@@ -42,6 +43,8 @@ pub(crate) struct Rank<B: Backend> {
     pub(crate) vitals: Arc<Vitals<B>>,
     /// What groups may do when they are made.
     pub(crate) strict: Strict,
+    /// Which paths they take first.
+    pub(crate) tuning: Tuning,
     /// The communicator of all ranks, from which groups are split. Replaced when the world is
     /// rebuilt; `None` only while it is being dropped.
     pub(crate) trunk: Mutex<Option<Arc<Communicator<B>>>>,
@@ -215,6 +218,7 @@ impl<B: Backend> World<B> {
                 true => Strict::new(),
                 false => Strict::off(),
             },
+            tuning: config.of_tuning()?,
             trunk: Mutex::new(None),
             splits: Mutex::new(0),
             groups: Mutex::default(),
@@ -376,6 +380,7 @@ impl<B: Backend> World<B> {
             split.rank,
             split.members,
         )?;
+        start::begin(&group)?;
         Ok(Group::new(group))
     }
 

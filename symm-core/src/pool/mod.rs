@@ -112,6 +112,7 @@ pub(crate) struct PoolCore<B: Backend> {
     pub(crate) reserved: AtomicU64,
     pub(crate) segments: AtomicUsize,
     pub(crate) plain: AtomicU64,
+    pub(crate) twins: AtomicUsize,
     pub(crate) sealed: AtomicBool,
     arenas: Mutex<Vec<Weak<Arena<B>>>>,
 }
@@ -133,6 +134,7 @@ impl<B: Backend> PoolCore<B> {
             reserved: AtomicU64::new(0),
             segments: AtomicUsize::new(0),
             plain: AtomicU64::new(0),
+            twins: AtomicUsize::new(0),
             sealed: AtomicBool::new(false),
             arenas: Mutex::default(),
         }))
@@ -234,6 +236,7 @@ impl<B: Backend> Pool<B> {
             segments: core.segments.load(Ordering::Relaxed),
             budget_bytes: core.config.budget,
             plain_live_bytes: core.plain.load(Ordering::Relaxed),
+            twins: core.twins.load(Ordering::Relaxed),
             arenas: core
                 .live_arenas()
                 .iter()

@@ -29,6 +29,10 @@ pub struct PoolStats {
     pub segments: usize,
     /// The most bytes that segments may take.
     pub budget_bytes: u64,
+    /// Twin communicators of the rank's groups (see [`Group::calibrate`](crate::Group::calibrate)).
+    /// Each takes memory of NCCL's own, of which NCCL tells no figure: it is not in
+    /// `reserved_bytes`, nor is that of the groups' first communicators.
+    pub twins: usize,
     /// Bytes of ordinary memory in use, outside the arenas.
     pub plain_live_bytes: u64,
     /// The arenas, in the order in which they were made.
@@ -69,11 +73,12 @@ impl fmt::Display for PoolStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} B reserved in {} segments, {} B live, {} B plain",
+            "{} B reserved in {} segments, {} B live, {} B plain, {} twins",
             self.reserved_bytes,
             self.segments,
             self.live_bytes(),
-            self.plain_live_bytes
+            self.plain_live_bytes,
+            self.twins
         )
     }
 }

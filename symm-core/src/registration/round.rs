@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::group::agree;
 use crate::group::core::GroupCore;
 use crate::group::link::Link;
+use crate::group::twin;
 use crate::pool::segment::Segment;
 use crate::site::Site;
 
@@ -98,6 +99,7 @@ fn round<B: Backend>(
         link.found_kernels(found == [true]);
     }
     publish(group, link, pending, made, &everywhere)?;
+    twin::make_if_wanted(group, link)?;
     // Last, when no rank has failed.
     returns::give_back(group, &dropped)
 }
@@ -119,7 +121,7 @@ fn failed<B: Backend>(
 
 /// What all ranks say yes to, one by one. NCCL gives NULL with success where it has no window, which
 /// may be one rank alone.
-fn agreed<B: Backend>(
+pub(crate) fn agreed<B: Backend>(
     group: &Arc<GroupCore<B>>,
     link: &Link<B>,
     mine: impl Iterator<Item = bool>,
@@ -154,7 +156,7 @@ fn publish<B: Backend>(
     Ok(())
 }
 
-fn register<B: Backend>(
+pub(crate) fn register<B: Backend>(
     group: &GroupCore<B>,
     link: &Arc<Link<B>>,
     segment: &Arc<Segment<B>>,
@@ -170,7 +172,7 @@ fn register<B: Backend>(
 }
 
 /// Whether collectives on windows take symmetric kernels.
-fn probe<B: Backend>(
+pub(crate) fn probe<B: Backend>(
     group: &GroupCore<B>,
     link: &Arc<Link<B>>,
     segment: &Arc<Segment<B>>,

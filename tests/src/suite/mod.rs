@@ -32,6 +32,7 @@ mod cudarc;
 #[cfg(feature = "cuda")]
 mod cudarc_graphs;
 mod errors;
+mod faster;
 mod graph_drops;
 mod groups;
 mod leases;
@@ -148,6 +149,7 @@ pub fn cases<B: Backend>() -> Vec<Case<B>> {
         streams::cases(),
         groups::cases(),
         errors::cases(),
+        faster::cases(),
         programs::cases(),
         teardown::cases(),
         redirection::cases(),
@@ -204,6 +206,7 @@ fn leaves_nothing<B: Backend>(world: &World<B>) -> Outcome {
         stats.reserved_bytes == 0
             && stats.segments == 0
             && stats.plain_live_bytes == 0
+            && stats.twins == 0
             && stats.arenas.is_empty()
     })?;
     let outside: Buf<u8, B> = Buf::empty(1)?;

@@ -61,7 +61,8 @@ fn reasons() -> Vec<Reason> {
         Reason::Unsupported => Some(Reason::NotDirect),
         Reason::NotDirect => Some(Reason::Defect),
         Reason::Defect => Some(Reason::TooLarge),
-        Reason::TooLarge => None,
+        Reason::TooLarge => Some(Reason::Faster),
+        Reason::Faster => None,
     };
     std::iter::successors(Some(Reason::SingleRank), |reason| next(*reason)).collect()
 }
@@ -79,6 +80,7 @@ fn records() -> Vec<Record> {
         at(What::Capture),
         at(What::GraphLaunch { graph: u64::MAX }),
         at(What::Trim),
+        at(What::Calibration),
         at(What::Left),
     ];
     for op in [Sum, Prod, Max, Min, Avg] {

@@ -2,11 +2,12 @@
 //! it can exist.
 
 use std::ffi::c_void;
+use std::time::Duration;
 
 use super::probe::Probe;
 use super::{Cuda, NAME};
 use crate::backend::call::Call;
-use crate::backend::driver::{Access, Driver, Releases, Seat, Split};
+use crate::backend::driver::{Access, Driver, Releases, Seat, Split, Sweep};
 use crate::capture::CaptureMode;
 use crate::error::{Error, Result};
 use crate::scope::routing::Routing;
@@ -45,6 +46,11 @@ macro_rules! unreachable_without {
 #[diagnostic::do_not_recommend]
 impl Driver for Cuda {
     const NAME: &'static str = NAME;
+    const SWEEP: Sweep = Sweep {
+        largest: 0,
+        repeats: 0,
+        calls: |_| 0,
+    };
 
     type Options = ();
     type Device = Never;
@@ -106,5 +112,7 @@ impl Driver for Cuda {
         fn graph_nodes(device: &Never, &Never) -> Result<Vec<String>>;
         #[requires] fn launch_graph(device: &Never, &Never, &Never) -> Result<()>;
         fn destroy_graph(device: &Never, Never) -> Result<()>;
+        fn model(device: &Never) -> Option<String>;
+        fn timed(device: &Never, &Never, &mut dyn FnMut() -> Result<()>) -> Result<Duration>;
     }
 }

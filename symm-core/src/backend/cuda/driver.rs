@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::CudaStream;
 
@@ -11,9 +12,9 @@ use super::device::{self, Device};
 use super::fence::Fence;
 use super::graph::Graph;
 use super::memory::{self, Plain, Segment};
-use super::{Cuda, NAME, collective, facts, kernels};
+use super::{Cuda, NAME, collective, facts, kernels, timing};
 use crate::backend::call::Call;
-use crate::backend::driver::{Access, Driver, Releases, Seat, Split};
+use crate::backend::driver::{Access, Driver, Releases, Seat, Split, Sweep};
 use crate::capture::CaptureMode;
 use crate::error::Result;
 use crate::scope::routing::Routing;
@@ -212,5 +213,19 @@ impl Driver for Cuda {
 
     fn destroy_graph(device: &Device, graph: Graph) -> Result<()> {
         graph.destroy(device)
+    }
+
+    const SWEEP: Sweep = timing::SWEEP;
+
+    fn model(device: &Device) -> Option<String> {
+        timing::model(device)
+    }
+
+    fn timed(
+        _: &Device,
+        stream: &Self::Stream,
+        work: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Duration> {
+        timing::timed(stream, work)
     }
 }

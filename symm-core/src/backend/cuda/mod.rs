@@ -70,6 +70,8 @@ mod nodes;
 #[cfg(feature = "cuda")]
 mod raw;
 #[cfg(feature = "cuda")]
+mod timing;
+#[cfg(feature = "cuda")]
 mod tracking;
 
 #[cfg(feature = "cuda")]

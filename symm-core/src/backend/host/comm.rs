@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::device::Shared;
 use super::fault::Outcome;
 use super::members::Members;
-use super::options::Options;
 use super::plan::Plan;
 use super::step::Step;
 use super::stream::HostStream;
@@ -52,7 +51,8 @@ pub(super) struct State {
 
 impl Comm {
     /// A communicator without a parent.
-    pub(super) fn connect(options: &Options, seat: &Seat, split: &Split) -> Result<Self> {
+    pub(super) fn connect(device: &Shared, seat: &Seat, split: &Split) -> Result<Self> {
+        let options = &device.options;
         let members = Members {
             id: split.id,
             name: name(split),
@@ -64,6 +64,7 @@ impl Comm {
             epoch: seat.rendezvous.epoch(),
             releases: Releases::of(options.nccl_version),
             revoked: AtomicBool::new(false),
+            clock: Arc::clone(&device.clock),
         };
         Self::start(members, None, options.nccl_version, options.windows, split)
     }
@@ -87,6 +88,7 @@ impl Comm {
             world: Arc::clone(&split.members),
             rendezvous: Arc::clone(&parent.rendezvous),
             revoked: AtomicBool::new(false),
+            clock: Arc::clone(&parent.clock),
             ..**parent
         };
         Self::start(members, Some(parent), self.0.version, self.0.windows, split)

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use super::clock::Clock;
 use super::engine::{self, Engine};
 use super::fault::{CallKind, Calls};
 use super::memory::{Block, Space};
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) calls: Calls,
     pub(super) rendezvous: Arc<Rendezvous>,
     pub(super) options: Options,
+    pub(super) clock: Arc<Clock>,
     state: Mutex<State>,
     /// Wakes the engine.
     pub(super) work: Condvar,
@@ -82,6 +84,7 @@ impl Device {
             calls,
             rendezvous: Arc::clone(&seat.rendezvous),
             options: options.clone(),
+            clock: Arc::new(Clock::new(options.costs)),
             state: Mutex::new(state),
             work: Condvar::new(),
             done: Condvar::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::clock::Clock;
 use crate::backend::driver::Releases;
 use crate::error::{Error, Result};
 use crate::rendezvous::{Rendezvous, Topic};
@@ -29,6 +30,8 @@ pub(super) struct Members {
     pub(super) releases: Releases,
     /// Set under the device's lock, so that each collective is enqueued before it or refused.
     pub(super) revoked: AtomicBool,
+    /// Of this rank's device.
+    pub(super) clock: Arc<Clock>,
 }
 
 impl Members {

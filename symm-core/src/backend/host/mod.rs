@@ -18,6 +18,7 @@
 //!   seconds, they fail.
 //! - [`Options`] choose the seed, the memory, the NCCL version whose rules hold, and faults.
 
+mod clock;
 mod collective;
 mod comm;
 mod count;
@@ -44,7 +45,9 @@ mod window;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+pub use clock::Launched;
 pub use count::calls;
 pub use fault::{At, CallKind, Fault, What};
 pub use kernel::launch;
@@ -54,7 +57,7 @@ pub use stream::HostStream;
 
 use super::Backend;
 use super::call::Call;
-use super::driver::{Access, Driver, Releases, Seat, Split};
+use super::driver::{Access, Driver, Releases, Seat, Split, Sweep};
 use crate::capture::CaptureMode;
 use crate::error::{Error, Result};
 use crate::scope::routing::Routing;
@@ -232,7 +235,7 @@ impl Driver for Host {
 
     fn connect(device: &Device, seat: &Seat, split: &Split) -> Result<Comm> {
         enter(device, CallKind::Connect)?;
-        Comm::connect(&device.shared().options, seat, split)
+        Comm::connect(device.shared(), seat, split)
     }
 
     fn split(device: &Device, parent: &Comm, split: &Split) -> Result<Comm> {
@@ -336,6 +339,31 @@ impl Driver for Host {
     fn destroy_graph(device: &Device, graph: Graph) -> Result<()> {
         enter(device, CallKind::DestroyGraph)?;
         graph.destroy()
+    }
+
+    /// Real data moves through the host's memory: no larger than tests have the time for.
+    const SWEEP: Sweep = Sweep {
+        largest: 64 << 10,
+        repeats: 3,
+        calls: |_| 2,
+    };
+
+    fn model(device: &Device) -> Option<String> {
+        let costs = device.shared().options.costs;
+        costs.map(|costs| costs.model.to_owned())
+    }
+
+    fn timed(
+        device: &Device,
+        stream: &HostStream,
+        work: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Duration> {
+        let clock = &device.shared().clock;
+        Self::synchronize(stream)?;
+        let begun = clock.now();
+        work()?;
+        Self::synchronize(stream)?;
+        Ok(clock.now().saturating_sub(begun))
     }
 }
 

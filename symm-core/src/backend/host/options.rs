@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::clock::{Costs, Launched};
 use super::fault::Fault;
 use super::fault_text;
 use crate::error::{Error, Result};
@@ -39,6 +40,7 @@ pub struct Options {
     pub(super) nccl_version: u32,
     pub(super) faults: Vec<Fault>,
     pub(super) patience: Duration,
+    pub(super) costs: Option<Costs>,
 }
 
 impl Default for Options {
@@ -50,6 +52,7 @@ impl Default for Options {
             nccl_version: 23007,
             faults: Vec::new(),
             patience: PATIENCE,
+            costs: None,
         }
     }
 }
@@ -88,6 +91,25 @@ impl Options {
         self
     }
 
+    /// What collectives cost on the device's clock, in nanoseconds: what
+    /// [`Group::calibrate`](crate::Group::calibrate) measures. Without it all cost nothing, so no
+    /// path is faster than another. `model` stands for the GPU's name where measurements are kept.
+    ///
+    /// ```
+    /// use symm_core::host::{Launched, Options};
+    ///
+    /// // Large sums are slower on windows.
+    /// let options = Options::default().costs("slow sums", |call: &Launched| {
+    ///     let slow = call.symmetric && call.operation == "all_reduce" && call.bytes >= 16 << 10;
+    ///     if slow { 30_000 } else { 10_000 }
+    /// });
+    /// assert!(format!("{options:?}").contains("slow sums"));
+    /// ```
+    pub fn costs(mut self, model: &'static str, costs: fn(&Launched) -> u64) -> Self {
+        self.costs = Some(Costs { model, costs });
+        self
+    }
+
     /// How long collectives wait for a revoke after a peer has failed.
     #[cfg(test)]
     pub(super) fn patience(mut self, patience: Duration) -> Self {
@@ -114,10 +136,13 @@ impl Options {
         let numbers = [version / 10_000, version / 100 % 100, version % 100];
         let version = numbers.map(|number| number.to_string()).join(".");
         let windows = if self.windows { "yes" } else { "no" };
-        vec![
+        let mut facts = vec![
             ("NCCL version".to_owned(), version),
             ("windows".to_owned(), windows.to_owned()),
-        ]
+        ];
+        let model = self.costs.map(|costs| costs.model.to_owned());
+        facts.extend(model.map(|model| ("costs".to_owned(), model)));
+        facts
     }
 
     /// The randomness of one rank.

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
                  \x20      device prove [RANKS] [FILTER]\n\
                  \x20      device bench graph [RANKS]\n\
                  \x20      device [host] bench (collectives | start | scopes) (threads | processes) RANKS \
-                 [ops=OPERATION,..] [from=BYTES] [to=BYTES] [step=FACTOR] [repeats=NUMBER]\n\
+                 [ops=OPERATION,..] [from=BYTES] [to=BYTES] [step=FACTOR] [repeats=NUMBER] [calibrate=yes]\n\
                  \x20      device faults RANKS [FILTER]\n\
                  \x20      device check-log FILE..\n\
                  \x20      device [host] (threads | processes) RANKS [FILTER]"

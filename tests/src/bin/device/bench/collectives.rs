@@ -15,6 +15,9 @@ const ELEMENT: usize = 2;
 /// Prints one table for each operation, and the geometric means last.
 pub(super) fn run<B: Measured>(world: &World<B>, task: &Task, output: &mut Output) -> Outcome {
     let tp = world.split::<Tp>(0, 0)?;
+    if task.calibrate {
+        tp.calibrate()?;
+    }
     let mut ways = B::ways(world, &tp, task.to + ELEMENT * task.ranks)?;
     let mut summary = Summary::default();
     for &operation in &task.operations {

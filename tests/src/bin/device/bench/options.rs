@@ -18,6 +18,8 @@ pub(crate) struct Task {
     pub(super) step: usize,
     /// How often each figure is taken.
     pub(super) repeats: usize,
+    /// Whether ours chooses its paths by a measurement of its own, made before.
+    pub(super) calibrate: bool,
     /// The words that said all this.
     words: Vec<String>,
 }
@@ -88,6 +90,7 @@ impl Task {
             to: if start { 4 << 30 } else { 256 << 20 },
             step: 2,
             repeats: if start { 5 } else { 21 },
+            calibrate: false,
             words: words.iter().map(|&word| word.to_owned()).collect(),
         };
         for setting in settings {
@@ -108,6 +111,7 @@ impl Task {
             "to" => self.to = bytes(value)?,
             "step" => self.step = positive(value)?,
             "repeats" => self.repeats = positive(value)?,
+            "calibrate" => self.calibrate = value == "yes",
             _ => return None,
         }
         Some(())

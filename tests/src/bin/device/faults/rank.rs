@@ -40,6 +40,7 @@ pub(crate) fn run(program: Program) -> ExitCode {
         Program::Raw => 64 << 20,
     };
     let config = Config::<Cuda>::default()
+        .tuned(false)
         .first_segment(bytes)
         .segment_cap(bytes)
         .deadline(deadline())
