@@ -1,8 +1,10 @@
 //! A rank's view of a group's board: what it states before every collective, and how far its peers
 //! have come.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::board::Board;
 use super::fingerprint;
@@ -102,7 +104,7 @@ impl Agreement {
     }
 
     fn mine(&self) -> MutexGuard<'_, Mine> {
-        self.mine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.mine.lock()
     }
 
     fn ring(&self) -> Ring<'_> {
@@ -241,7 +243,7 @@ impl Agreement {
         let ring = self.ring();
         let mine = ring.seq_of(self.me);
         let now = Instant::now();
-        let mut lags = self.lag.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lags = self.lag.lock();
         for (place, lag) in lags.iter_mut().enumerate() {
             let seq = ring.seq_of(place);
             if seq >= mine {

@@ -199,7 +199,7 @@ impl<B: Backend> Vitals<B> {
     }
 
     /// The same for what was found in this epoch, if it is not over.
-    fn poison_in(&self, epoch: u32, cause: &Error) {
+    pub(crate) fn poison_in(&self, epoch: u32, cause: &Error) {
         let own = self.seat.rank;
         let (rank, cause) = match cause {
             Error::Poisoned { rank, cause } | Error::PeerFailed { rank, cause } => {
@@ -244,7 +244,11 @@ impl<B: Backend> Vitals<B> {
     /// all ranks return the same cause when several find a difference at once.
     pub(crate) fn first(&self, error: Error) -> Error {
         self.poison(&error);
-        if matches!(error, Error::Poisoned { .. } | Error::PeerFailed { .. }) {
+        // A registration has a cause of its own, and says where this rank's scope is.
+        if matches!(
+            error,
+            Error::Poisoned { .. } | Error::PeerFailed { .. } | Error::Registration { .. }
+        ) {
             return error;
         }
         match lock(&self.failure).clone() {

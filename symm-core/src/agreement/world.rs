@@ -46,10 +46,12 @@ impl WorldBoard {
         })
     }
 
+    #[inline]
     fn words(&self) -> Poison<'_> {
         Poison::new(self.layout, self.board.words())
     }
 
+    #[inline]
     fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
     }

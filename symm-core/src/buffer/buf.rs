@@ -49,14 +49,17 @@ pub struct Buf<T: Element, B: Backend = Cuda> {
 }
 
 impl<T: Element, B: Backend> Buf<T, B> {
+    #[inline]
     fn new(len: usize, allocate: impl FnOnce(u64) -> Result<Memory<B>>) -> Result<Self> {
         let bytes = len
             .checked_mul(size_of::<T>())
             .filter(|bytes| *bytes <= isize::MAX as usize);
-        let bytes = bytes.ok_or(Error::TooLarge {
-            elements: len,
-            bytes_each: size_of::<T>(),
-        })?;
+        let Some(bytes) = bytes else {
+            return Err(Error::TooLarge {
+                elements: len,
+                bytes_each: size_of::<T>(),
+            });
+        };
         Ok(Self {
             memory: allocate(bytes as u64)?,
             len,
@@ -68,6 +71,7 @@ impl<T: Element, B: Backend> Buf<T, B> {
         Self::new(len, |bytes| Memory::plain(rank, None, bytes))
     }
 
+    #[inline]
     pub(crate) fn of_group(group: &Arc<GroupCore<B>>, enabled: bool, len: usize) -> Result<Self> {
         Self::new(len, |bytes| match enabled {
             true => Memory::in_arena(group, bytes),

@@ -1,8 +1,10 @@
 //! The untyped part of a buffer: whose memory it is, and the order of its uses.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -19,7 +21,6 @@ use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 use crate::group::world::Rank;
 use crate::pool::arena::{ArenaId, Block};
-use crate::pool::segment::Segment;
 use crate::scope::routing;
 
 /// Memory that a buffer owns. Not `Send`: where a free falls among the allocations is part of the
@@ -30,6 +31,9 @@ pub(crate) struct Memory<B: Backend> {
     owned: ManuallyDrop<Owned<B>>,
     /// Made when a capture first uses the memory.
     lease: OnceCell<Rc<Lease<B>>>,
+    /// The address of the window, and of which of the group's communicators: the window of a segment
+    /// that has a block goes with the communicator only.
+    window: Cell<(u64, usize)>,
     _thread: PhantomData<StaysOnItsThread>,
 }
 
@@ -53,12 +57,8 @@ enum Home<B: Backend> {
         group: Arc<GroupCore<B>>,
         block: Block,
     },
-    /// A block of a graph pool's arena; `group` is set where a scope gave it.
-    Graph {
-        arena: Rc<GraphArena<B>>,
-        block: GraphBlock,
-        group: Option<Arc<GroupCore<B>>>,
-    },
+    /// A block of a graph pool's arena. In a box, so that other buffers are no larger for it.
+    Graph(Box<InGraph<B>>),
     /// Memory of its own; `group` is set where a scope that is switched off gave it.
     Plain {
         memory: Option<B::Plain>,
@@ -67,6 +67,14 @@ enum Home<B: Backend> {
     },
     /// It is a shared buffer's now, of this rank.
     Shared(Arc<Rank<B>>),
+}
+
+/// A block of a graph pool's arena; `group` is set where a scope gave it.
+#[derive(Debug)]
+struct InGraph<B: Backend> {
+    arena: Rc<GraphArena<B>>,
+    block: GraphBlock,
+    group: Option<Arc<GroupCore<B>>>,
 }
 
 /// Where memory lies that can be in a window.
@@ -78,23 +86,37 @@ pub(crate) struct Place<'a, B: Backend> {
     pub(crate) block: &'a Block,
 }
 
+impl<B: Backend> Place<'_, B> {
+    /// The handle of the window that it lies in.
+    pub(crate) fn window(&self) -> Option<*mut c_void> {
+        let segment = self.block.position.segment;
+        self.group
+            .with_ledger(|ledger| ledger.window(self.arena, segment).map(B::window_handle))
+    }
+}
+
 impl<B: Backend> Memory<B> {
     /// A block of the group's arena, or in a capture of the graph pool's, which the group's next
     /// round registers.
+    #[inline]
     pub(crate) fn in_arena(group: &Arc<GroupCore<B>>, bytes: u64) -> Result<Self> {
         if let Some(active) = active::on_this_thread(&group.world) {
             return active.allocate(Some(group), true, bytes);
         }
         let stream = routing::stream(&group.world);
-        let block = group.arena.allocate(bytes, &stream)?;
-        touch(group, group.arena.id, &block, || {
-            group.arena.segment(block.position.segment)
-        });
+        let (block, new) = group.arena.allocate(group.member, bytes, &stream)?;
+        if let Some(segment) = new {
+            group.touch(block.position.segment, segment);
+        }
         let home = Home::Block {
             group: Arc::clone(group),
             block,
         };
-        Self::new(block.addr, bytes, home, stream).with_redzone(None)
+        let mut memory = Self::new(block.addr, bytes, home, stream);
+        if group.world.pool.redzones.is_some() {
+            memory.add_redzone(None)?;
+        }
+        Ok(memory)
     }
 
     /// Ordinary memory; in a capture, of the graph pool's private arena.
@@ -139,14 +161,15 @@ impl<B: Backend> Memory<B> {
         stream: B::Stream,
     ) -> Self {
         let addr = block.block.addr;
-        let home = Home::Graph {
+        let home = Home::Graph(Box::new(InGraph {
             arena: Rc::clone(arena),
             block,
             group: group.cloned(),
-        };
+        }));
         Self::new(addr, bytes, home, stream)
     }
 
+    #[inline]
     fn new(addr: u64, bytes: u64, home: Home<B>, stream: B::Stream) -> Self {
         let owned = Owned {
             addr,
@@ -159,6 +182,7 @@ impl<B: Backend> Memory<B> {
         Self {
             owned: ManuallyDrop::new(owned),
             lease: OnceCell::new(),
+            window: Cell::new((0, 0)),
             _thread: PhantomData,
         }
     }
@@ -166,14 +190,19 @@ impl<B: Backend> Memory<B> {
     /// Puts a redzone behind a block of an arena, if they are on. `graph` is the one whose launches
     /// fill it.
     pub(crate) fn with_redzone(mut self, graph: Option<&Rc<Holder<B>>>) -> Result<Self> {
-        if self.rank().pool.redzones.is_none() {
-            return Ok(self);
+        if self.rank().pool.redzones.is_some() {
+            self.add_redzone(graph)?;
         }
+        Ok(self)
+    }
+
+    #[cold]
+    fn add_redzone(&mut self, graph: Option<&Rc<Holder<B>>>) -> Result<()> {
         if let Some(zone) = self.owned.zone() {
             self.on_stream(Access::Write, |stream| zone.fill::<B>(stream))?;
             self.owned.redzone = Some(Redzone::new(zone, graph));
         }
-        Ok(self)
+        Ok(())
     }
 
     pub(crate) fn addr(&self) -> u64 {
@@ -192,12 +221,14 @@ impl<B: Backend> Memory<B> {
     pub(crate) fn group(&self) -> Option<&Arc<GroupCore<B>>> {
         match &self.owned.home {
             Home::Block { group, .. } => Some(group),
-            Home::Graph { group, .. } | Home::Plain { group, .. } => group.as_ref(),
+            Home::Graph(graph) => graph.group.as_ref(),
+            Home::Plain { group, .. } => group.as_ref(),
             Home::Shared(_) => None,
         }
     }
 
     /// Where it lies, if that is an arena of symmetric memory.
+    #[inline]
     pub(crate) fn place(&self) -> Option<Place<'_, B>> {
         match &self.owned.home {
             Home::Block { group, block } => Some(Place {
@@ -205,17 +236,26 @@ impl<B: Backend> Memory<B> {
                 arena: group.arena.id,
                 block,
             }),
-            Home::Graph {
-                arena,
-                block,
-                group: Some(group),
-            } if arena.is_symmetric() => Some(Place {
-                group,
-                arena: arena.id(),
-                block: &block.block,
+            Home::Graph(graph) if graph.arena.is_symmetric() => Some(Place {
+                group: graph.group.as_ref()?,
+                arena: graph.arena.id(),
+                block: &graph.block.block,
             }),
-            Home::Graph { .. } | Home::Plain { .. } | Home::Shared(_) => None,
+            Home::Graph(_) | Home::Plain { .. } | Home::Shared(_) => None,
         }
+    }
+
+    /// The window of its place; looked up once.
+    #[inline]
+    pub(crate) fn window(&self, place: &Place<'_, B>) -> Option<*mut c_void> {
+        let (of, address) = self.window.get();
+        let link = place.group.links();
+        if of == link {
+            return Some(ptr::with_exposed_provenance_mut(address));
+        }
+        let handle = place.window()?;
+        self.window.set((link, handle.expose_provenance()));
+        Some(handle)
     }
 
     /// The block of a graph pool that it owns, if it does.
@@ -249,7 +289,7 @@ impl<B: Backend> Memory<B> {
                 group,
                 bytes: owned.bytes,
             },
-            other @ (Home::Graph { .. } | Home::Shared(_)) => {
+            other @ (Home::Graph(_) | Home::Shared(_)) => {
                 owned.home = other;
                 return Err((self, not_shareable("it is being dropped")));
             }
@@ -266,7 +306,7 @@ impl<B: Backend> Memory<B> {
             "sharing a buffer",
             "the graph would leave the thread with it: share it before the capture",
         )?;
-        if let Home::Graph { .. } = self.owned.home {
+        if let Home::Graph(_) = self.owned.home {
             return Err(not_shareable(
                 "it is memory of a graph pool, which stays on its thread: copy it to a buffer that was made outside of captures",
             ));
@@ -420,14 +460,14 @@ impl<B: Backend> Owned<B> {
     pub(crate) fn rank(&self) -> &Arc<Rank<B>> {
         match &self.home {
             Home::Block { group, .. } => &group.world,
-            Home::Graph { arena, .. } => arena.rank(),
+            Home::Graph(graph) => graph.arena.rank(),
             Home::Plain { rank, .. } | Home::Shared(rank) => rank,
         }
     }
 
     pub(crate) fn graph_block(&self) -> Option<(&Rc<GraphArena<B>>, &GraphBlock)> {
         match &self.home {
-            Home::Graph { arena, block, .. } => Some((arena, block)),
+            Home::Graph(graph) => Some((&graph.arena, &graph.block)),
             Home::Block { .. } | Home::Plain { .. } | Home::Shared(_) => None,
         }
     }
@@ -439,8 +479,9 @@ impl<B: Backend> Owned<B> {
     fn zone(&self) -> Option<Zone> {
         let (arena, block) = match &self.home {
             Home::Block { group, block } => (group.arena.name().into(), *block),
-            Home::Graph { arena, block, .. } => {
-                (format!("{} of a graph pool", arena.name()), block.block)
+            Home::Graph(graph) => {
+                let arena = format!("{} of a graph pool", graph.arena.name());
+                (arena, graph.block.block)
             }
             Home::Plain { .. } | Home::Shared(_) => return None,
         };
@@ -464,9 +505,14 @@ impl<B: Backend> Owned<B> {
 
 impl<B: Backend> Drop for Memory<B> {
     fn drop(&mut self) {
+        let lease = self.lease.get();
+        if lease.is_none() && !routing::has_pass::<B>() {
+            // SAFETY: dropped once, here, and not used after it.
+            return unsafe { ManuallyDrop::drop(&mut self.owned) };
+        }
         // SAFETY: taken once, here, and not used after it.
         let owned = unsafe { ManuallyDrop::take(&mut self.owned) };
-        match self.lease.get() {
+        match lease {
             Some(lease) => lease.outlive(owned),
             None => active::free(owned, &[]),
         }
@@ -489,7 +535,7 @@ impl<B: Backend> Drop for Owned<B> {
         }
         match &mut self.home {
             Home::Block { group, block } => group.arena.release(block, &self.stream),
-            Home::Graph { arena, block, .. } => arena.release(block, &self.stream),
+            Home::Graph(graph) => graph.arena.release(&graph.block, &self.stream),
             Home::Plain { memory, rank, .. } => {
                 drop(memory.take());
                 rank.pool.plain.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -497,17 +543,4 @@ impl<B: Backend> Drop for Owned<B> {
             Home::Shared(_) => {}
         }
     }
-}
-
-/// Notes in the group's ledger that a block of it lies in the segment.
-pub(crate) fn touch<B: Backend>(
-    group: &GroupCore<B>,
-    arena: ArenaId,
-    block: &Block,
-    segment: impl FnOnce() -> Option<Arc<Segment<B>>>,
-) {
-    group
-        .link()
-        .ledger()
-        .touch(arena, block.position.segment, segment);
 }

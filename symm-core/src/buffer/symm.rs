@@ -59,6 +59,7 @@ pub struct SymmBuf<T: Element, G: GroupTag = Dyn, B: Backend = Cuda> {
 }
 
 impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
+    #[inline]
     pub(crate) fn wrap(buf: Buf<T, B>) -> Self {
         Self {
             buf,
@@ -66,6 +67,7 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
         }
     }
 
+    #[inline]
     pub(crate) fn in_scope(group: &Arc<GroupCore<B>>, enabled: bool, len: usize) -> Result<Self> {
         Ok(Self::wrap(Buf::of_group(group, enabled, len)?))
     }
@@ -235,8 +237,16 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     ///
     /// # Errors
     /// Those of the group's communicator.
+    #[inline]
     pub fn window(&self) -> Result<Option<WindowRef<'_, B>>> {
-        Ok(self.buf.memory.place().and_then(WindowRef::of))
+        let memory = &self.buf.memory;
+        Ok(memory.place().and_then(|place| {
+            Some(WindowRef {
+                handle: memory.window(&place)?,
+                offset: place.block.position.offset,
+                place,
+            })
+        }))
     }
 
     /// The same memory to be read from any thread, by clones: for the fields of a model, other threads
@@ -319,24 +329,16 @@ pub struct WindowRef<'a, B: Backend> {
     pub handle: *mut std::ffi::c_void,
     /// Bytes from the start of the window; the same on all ranks.
     pub offset: u64,
-    window: B::Window,
-    group: &'a GroupCore<B>,
+    place: Place<'a, B>,
 }
 
 impl<'a, B: Backend> WindowRef<'a, B> {
+    #[inline]
     pub(crate) fn of(place: Place<'a, B>) -> Option<Self> {
-        let Place {
-            group,
-            arena,
-            block,
-        } = place;
-        let segment = block.position.segment;
-        let window = group.link().ledger().window(arena, segment).cloned()?;
         Some(WindowRef {
-            handle: B::window_handle(&window),
-            offset: block.position.offset,
-            window,
-            group,
+            handle: place.window()?,
+            offset: place.block.position.offset,
+            place,
         })
     }
 
@@ -346,15 +348,27 @@ impl<'a, B: Backend> WindowRef<'a, B> {
     /// # Errors
     /// [`Error::NoSuchRank`].
     pub fn peer(&self, peer: usize) -> Result<Option<u64>> {
-        if peer >= self.group.size() {
-            let group = self.group.label().into();
+        let Place {
+            group,
+            arena,
+            block,
+        } = self.place;
+        if peer >= group.size() {
+            let size = group.size();
+            let group = group.label().into();
             return Err(Error::NoSuchRank {
                 operation: "window.peer",
                 group,
                 rank: peer,
-                size: self.group.size(),
+                size,
             });
         }
-        B::peer_address(self.group.link().comm()?, &self.window, self.offset, peer)
+        let link = group.link();
+        let segment = block.position.segment;
+        let window = link.ledger().window(arena, segment).cloned();
+        match window {
+            Some(window) => B::peer_address(link.comm()?, &window, self.offset, peer),
+            None => Ok(None),
+        }
     }
 }

@@ -364,11 +364,13 @@ impl<B: Backend> Active<B> {
 }
 
 /// The pass that is under way on this thread for the rank.
+#[inline]
 pub(crate) fn on_this_thread<B: Backend>(rank: &Arc<Rank<B>>) -> Option<Rc<Active<B>>> {
     routing::active(|active| active.is_of(rank))
 }
 
 /// The same, if it is a capture.
+#[inline]
 pub(crate) fn capture_on_this_thread<B: Backend>(rank: &Arc<Rank<B>>) -> Option<Rc<Active<B>>> {
     routing::active(|active| active.is_of(rank) && active.pass == Pass::Capture)
 }

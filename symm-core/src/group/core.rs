@@ -13,7 +13,9 @@ use super::tag::{Dyn, GroupTag};
 use super::world::Rank;
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::pool::arena::Arena;
+use crate::pool::arena::{Arena, Member};
+use crate::pool::segment::Segment;
+use crate::registration::ledger::{Ledger, Unsettled};
 
 /// Ranks with an arena, and the communicator that joins them. Lives until the last handle, buffer
 /// and scope of the group is gone.
@@ -29,6 +31,8 @@ pub(crate) struct GroupCore<B: Backend> {
     /// World ranks by rank in the group.
     pub(crate) members: Arc<[usize]>,
     pub(crate) arena: Arc<Arena<B>>,
+    /// Its name in the arena.
+    pub(crate) member: Member,
     shares_arena: bool,
     /// Scopes opened so far.
     pub(crate) scopes: AtomicU64,
@@ -40,6 +44,10 @@ pub(crate) struct GroupCore<B: Backend> {
     pub(crate) table: Table,
     /// Replaced when the world is rebuilt.
     link: RwLock<Arc<Link<B>>>,
+    /// Communicators that it had, this one counted.
+    links: AtomicU64,
+    /// What its ledgers have pending.
+    pub(crate) unsettled: Unsettled,
     pub(crate) world: Arc<Rank<B>>,
 }
 
@@ -58,8 +66,9 @@ impl<B: Backend> GroupCore<B> {
             Some(shared) => shared_arena(world, shared),
             None => world.pool.new_arena(&format!("{name}#{generation}")),
         };
-        arena.join(split.map(|_| &members[..]));
-        let link = Link::new(name, world, comm, split, &members, &arena)?;
+        let member = arena.join(split.map(|_| &members[..]));
+        let unsettled = Unsettled::default();
+        let link = Link::new(name, world, comm, split, &members, &arena, &unsettled)?;
         let group = Arc::new(Self {
             generation,
             tag: TypeId::of::<G>(),
@@ -72,7 +81,10 @@ impl<B: Backend> GroupCore<B> {
             counts: Counts::default(),
             table: Table::default(),
             link: RwLock::new(link),
+            links: AtomicU64::new(1),
+            unsettled,
             arena,
+            member,
             shares_arena: G::ARENA.is_some(),
             world: Arc::clone(world),
         });
@@ -116,10 +128,32 @@ impl<B: Backend> GroupCore<B> {
         Arc::clone(&link)
     }
 
+    /// How many communicators it had so far: names the one it has.
+    #[inline]
+    pub(crate) fn links(&self) -> u64 {
+        self.links.load(Ordering::Acquire)
+    }
+
+    /// Looks into the ledger.
+    #[inline]
+    pub(crate) fn with_ledger<R>(&self, look: impl FnOnce(&mut Ledger<B>) -> R) -> R {
+        let link = self.link.read().unwrap_or_else(PoisonError::into_inner);
+        look(&mut link.ledger())
+    }
+
+    /// Notes in the ledger that a block of the group lies in this segment of its arena.
+    #[cold]
+    pub(crate) fn touch(&self, index: usize, segment: Arc<Segment<B>>) {
+        self.with_ledger(|ledger| ledger.touch(self.arena.id, index, || Some(segment)));
+    }
+
     /// Puts another communicator in the place of one whose world failed.
     pub(crate) fn relink(&self, link: Arc<Link<B>>) -> Arc<Link<B>> {
         let mut place = self.link.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *place, link)
+        let old = std::mem::replace(&mut *place, link);
+        self.links.fetch_add(1, Ordering::Release);
+        self.arena.tell_again(self.member);
+        old
     }
 }
 

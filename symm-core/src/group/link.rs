@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::pool::arena::{Arena, ArenaId};
 use crate::pool::reaper;
 use crate::pool::segment::Segment;
-use crate::registration::ledger::Ledger;
+use crate::registration::ledger::{Ledger, Unsettled};
 
 /// A communicator and its windows. Lives until the last group, buffer and graph that uses it is
 /// gone; then the reaper deregisters and destroys, in this order.
@@ -57,6 +57,7 @@ impl<B: Backend> Link<B> {
         split: Option<u64>,
         members: &Arc<[usize]>,
         arena: &Arc<Arena<B>>,
+        unsettled: &Unsettled,
     ) -> Result<Arc<Self>> {
         let here = split.map(|id| (id, world.hosts.here(members)));
         let agreement = match here {
@@ -77,7 +78,7 @@ impl<B: Backend> Link<B> {
             twin: OnceLock::new(),
             twins_made: AtomicU64::new(0),
             agreement,
-            ledger: Mutex::default(),
+            ledger: Mutex::new(Ledger::new(unsettled)),
             symmetric_kernels: OnceLock::new(),
             meetings: AtomicU64::new(0),
             arena: Arc::clone(arena),
@@ -126,6 +127,7 @@ impl<B: Backend> Link<B> {
         &self.arena
     }
 
+    #[inline]
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger<B>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,7 +204,9 @@ impl<B: Backend> Drop for Link<B> {
             return;
         };
         let ledger = self.ledger.get_mut();
-        let windows = std::mem::take(ledger.unwrap_or_else(PoisonError::into_inner)).into_windows();
+        let windows = ledger
+            .unwrap_or_else(PoisonError::into_inner)
+            .take_windows();
         let (arena, world) = (Arc::clone(&self.arena), Arc::clone(&self.world));
         let twin = self.twin.take().map(Twin::into_parts);
         self.world.pool.reaper.later(move || {

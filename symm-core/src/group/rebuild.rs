@@ -167,6 +167,7 @@ fn relink<B: Backend>(rank: &Arc<Rank<B>>, group: &Arc<GroupCore<B>>, id: u64) -
         Some(id),
         &group.members,
         &group.arena,
+        &group.unsettled,
     )?;
     for (index, segment) in group.arena.survey().iter().enumerate() {
         if !segment.empty {
@@ -199,4 +200,29 @@ fn drain<B: Backend>(rank: &Arc<Rank<B>>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Host;
+
+    #[test]
+    fn what_failed_before_a_rebuild_fails_nothing_after_it() {
+        let late = Error::Config {
+            what: "found before the rebuild".into(),
+        };
+        let all = std::sync::Barrier::new(2);
+        let worlds = World::<Host>::run(2, |world| {
+            for epoch in 0..3 {
+                world.rebuild()?;
+                // A thread that slept since then.
+                world.inner().vitals.poison_in(epoch, &late);
+                world.check()?;
+                all.wait();
+            }
+            Ok(())
+        });
+        worlds.expect("a whole world");
+    }
 }

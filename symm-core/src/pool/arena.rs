@@ -2,8 +2,10 @@
 //! declared to share it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::PoolCore;
 use super::placement::{Placement, Position};
@@ -26,6 +28,11 @@ impl ArenaId {
         ArenaId(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
+
+/// A group that allocates from an arena, as a bit; those after the 64th have none, and are told of a
+/// segment each time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member(u64);
 
 /// A block that a buffer owns.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +62,7 @@ pub(crate) struct Arena<B: Backend> {
     pool: Arc<PoolCore<B>>,
     /// Blocks of shared buffers that this rank has dropped.
     pub(crate) returns: Returns<B>,
+    usage: Usage,
     state: Mutex<State<B>>,
 }
 
@@ -62,8 +70,10 @@ pub(crate) struct Arena<B: Backend> {
 struct State<B: Backend> {
     segments: Vec<Arc<Segment<B>>>,
     placement: Placement,
+    /// By segment, the members that know that they work on it, as bits.
+    known: Vec<u64>,
+    members: usize,
     streams: StreamTable<B>,
-    usage: Usage,
     reserved: u64,
     live: u64,
     peak: u64,
@@ -80,8 +90,9 @@ impl<B: Backend> Arena<B> {
         let state = State {
             segments: Vec::new(),
             placement: Placement::default(),
+            known: Vec::new(),
+            members: 0,
             streams: StreamTable::new(),
-            usage: Usage::default(),
             reserved: 0,
             live: 0,
             peak: 0,
@@ -96,6 +107,7 @@ impl<B: Backend> Arena<B> {
             name: name.into(),
             pool: Arc::clone(pool),
             returns: Returns::default(),
+            usage: Usage::default(),
             state: Mutex::new(state),
         })
     }
@@ -104,52 +116,70 @@ impl<B: Backend> Arena<B> {
         &self.name
     }
 
-    /// A block of at least `bytes` for use on `stream`, and the segment it lies in. Grows the arena
-    /// if it has to.
-    pub(crate) fn allocate(&self, bytes: u64, stream: &B::Stream) -> Result<Block> {
+    /// A block of at least `bytes` for a member to use on `stream`, and its segment if the member
+    /// has not heard of it. Grows the arena if it has to.
+    pub(crate) fn allocate(
+        &self,
+        member: Member,
+        bytes: u64,
+        stream: &B::Stream,
+    ) -> Result<(Block, Option<Arc<Segment<B>>>)> {
         let bytes = self.pool.config.block_bytes(bytes)?;
-        let mut state = self.state();
+        let mut guard = self.state();
+        let state = &mut *guard;
         let (position, streams) = match state.placement.take(bytes) {
             Some(found) => found,
-            None => {
-                self.grow(&mut state, bytes)?;
-                state
-                    .placement
-                    .take(bytes)
-                    .ok_or_else(|| self.inconsistent())?
-            }
+            None => self.grow_and_take(state, bytes)?,
         };
-        if let Err(error) = state.streams.wait(stream, streams) {
-            state.placement.give(position, bytes, streams);
-            return Err(error);
-        }
-        state.usage.claim(Claim::Buffer);
+        state
+            .streams
+            .wait(stream, streams)
+            .inspect_err(|_| state.placement.give(position, bytes, streams))?;
+        self.usage.claim(Claim::Buffer);
         state.live += bytes;
         state.peak = state.peak.max(state.live);
         state.blocks += 1;
         state.allocations += 1;
         state.digest = mix(state.digest, bytes, position);
-        let addr = state.segments[position.segment].base() + position.offset;
-        Ok(Block {
+        let segment = &state.segments[position.segment];
+        let block = Block {
             position,
             bytes,
-            addr,
-        })
+            addr: segment.base() + position.offset,
+        };
+        let known = &mut state.known[position.segment];
+        let new = *known & member.0 == 0;
+        *known |= member.0;
+        Ok((block, new.then(|| Arc::clone(segment))))
+    }
+
+    #[cold]
+    fn grow_and_take(&self, state: &mut State<B>, bytes: u64) -> Result<(Position, StreamSet)> {
+        self.grow(state, bytes)?;
+        let taken = state.placement.take(bytes);
+        taken.ok_or_else(|| self.inconsistent())
+    }
+
+    /// Tells the member of all segments again: it starts a new ledger.
+    pub(crate) fn tell_again(&self, member: Member) {
+        let mut state = self.state();
+        state.known.iter_mut().for_each(|known| *known &= !member.0);
     }
 
     /// Takes a block back whose last use is on `stream`.
+    #[inline]
     pub(crate) fn release(&self, block: &Block, stream: &B::Stream) {
         let mut state = self.state();
         let streams = state.streams.note(stream);
         state.placement.give(block.position, block.bytes, streams);
-        state.usage.release(Claim::Buffer);
         state.live -= block.bytes;
         state.blocks -= 1;
+        self.usage.release(Claim::Buffer);
     }
 
     /// A block is shared from here on: it comes back by [`Arena::give_back`], in no thread's order.
     pub(crate) fn share(&self) {
-        self.state().usage.release(Claim::Buffer);
+        self.usage.release(Claim::Buffer);
     }
 
     /// Takes a shared block back whose last uses are on `streams`.
@@ -164,13 +194,15 @@ impl<B: Backend> Arena<B> {
     }
 
     /// A group allocates from it, of these ranks of the world, if that is known.
-    pub(crate) fn join(&self, ranks: Option<&[usize]>) {
+    pub(crate) fn join(&self, ranks: Option<&[usize]>) -> Member {
         let ranks = ranks.map(|ranks| ranks.iter().copied().collect());
         let mut state = self.state();
         match &state.ranks {
             None => state.ranks = Some(ranks),
             Some(known) => state.mixed |= *known != ranks || ranks.is_none(),
         }
+        state.members += 1;
+        Member(1u64.checked_shl(state.members as u32 - 1).unwrap_or(0))
     }
 
     /// Whether groups of different ranks allocate from it, or did: no round of one of them reaches
@@ -234,6 +266,7 @@ impl<B: Backend> Arena<B> {
         let mut state = self.state();
         let keep = keep.min(state.segments.len());
         let gone = state.segments.split_off(keep);
+        state.known.truncate(keep);
         for (at, segment) in gone.iter().enumerate() {
             state.placement.remove_segment(keep + at);
             state.reserved -= segment.bytes();
@@ -262,12 +295,14 @@ impl<B: Backend> Arena<B> {
 
     /// Lets this thread in, unless another one is inside. The claim is given back with
     /// [`Arena::leave`].
+    #[inline]
     pub(crate) fn enter(&self, claim: Claim, site: Site) -> Result<(), Site> {
-        self.state().usage.enter(claim, site)
+        self.usage.enter(claim, site)
     }
 
+    #[inline]
     pub(crate) fn leave(&self, claim: Claim) {
-        self.state().usage.release(claim);
+        self.usage.release(claim);
     }
 
     pub(crate) fn stats(&self) -> ArenaStats {
@@ -289,15 +324,16 @@ impl<B: Backend> Arena<B> {
         let size = self.pool.config.segment_bytes(index, bytes)?;
         let segment = Segment::new(&self.pool, &self.name, size, bytes)?;
         state.segments.push(Arc::new(segment));
+        state.known.push(0);
         state.placement.add_segment(index, size);
         state.reserved += size;
         Ok(())
     }
 
+    #[inline]
     fn state(&self) -> MutexGuard<'_, State<B>> {
-        // Nothing inside the lock runs user code or panics half way, so a poisoned lock still
-        // guards a whole state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        // Nothing inside the lock runs user code or panics half way, so it needs no poisoning.
+        self.state.lock()
     }
 
     fn inconsistent(&self) -> Error {
@@ -307,7 +343,7 @@ impl<B: Backend> Arena<B> {
 
 impl<B: Backend> Drop for Arena<B> {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.get_mut();
         self.pool
             .reaper
             .segments(std::mem::take(&mut state.segments), state.streams.all());
@@ -315,6 +351,7 @@ impl<B: Backend> Drop for Arena<B> {
 }
 
 /// One step of the rolling digest: the order of allocations, their sizes and where they went.
+#[inline]
 fn mix(digest: u64, bytes: u64, position: Position) -> u64 {
     [bytes, position.segment as u64, position.offset]
         .into_iter()

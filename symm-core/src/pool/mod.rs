@@ -43,15 +43,17 @@ pub(crate) struct PoolConfig {
 
 impl PoolConfig {
     /// Bytes of a block for a buffer of `bytes`.
+    #[inline]
     pub(crate) fn block_bytes(&self, bytes: u64) -> Result<u64> {
         let zone = if self.redzones { GRANULE } else { 0 };
         let block = bytes.max(1).checked_next_multiple_of(GRANULE);
-        block
-            .and_then(|block| block.checked_add(zone))
-            .ok_or(Error::TooLarge {
+        match block.and_then(|block| block.checked_add(zone)) {
+            Some(block) => Ok(block),
+            None => Err(Error::TooLarge {
                 elements: bytes as usize,
                 bytes_each: 1,
-            })
+            }),
+        }
     }
 
     /// Room for `bytes` that were reserved: what fits without redzones fits with them, since a block

@@ -1,7 +1,9 @@
 //! Who uses an arena: one thread at a time, or the ranks' histories would depend on timing.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::site::Site;
 
@@ -19,10 +21,11 @@ pub(crate) enum Claim {
 /// The thread that uses an arena, and for what.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
-    thread: u64,
-    site: Option<Site>,
-    inside: usize,
-    buffers: usize,
+    /// The last thread that came while nobody was inside, and where. Who comes holds the lock; who
+    /// leaves does not, so that leaving is one instruction.
+    entered: Mutex<(u64, Option<Site>)>,
+    inside: AtomicUsize,
+    buffers: AtomicUsize,
 }
 
 impl Usage {
@@ -30,37 +33,44 @@ impl Usage {
     ///
     /// A scope of another thread also has to wait for this one's buffers: where a free falls among
     /// its allocations would depend on timing.
-    pub(crate) fn enter(&mut self, claim: Claim, site: Site) -> Result<(), Site> {
+    #[inline]
+    pub(crate) fn enter(&self, claim: Claim, site: Site) -> Result<(), Site> {
         let me = thread_number();
-        let taken = self.inside > 0 || (claim == Claim::Scope && self.buffers > 0);
-        if taken && self.thread != me {
-            return Err(self.site.unwrap_or(site));
+        let mut entered = self.entered.lock();
+        // Acquire: what the last one inside did, and the one that dropped the last buffer.
+        let inside = self.inside.load(Ordering::Acquire) > 0;
+        let taken = inside || (claim == Claim::Scope && self.buffers.load(Ordering::Acquire) > 0);
+        if taken && entered.0 != me {
+            return Err(entered.1.unwrap_or(site));
         }
-        if !taken || self.inside == 0 {
-            (self.thread, self.site) = (me, Some(site));
+        if !inside {
+            *entered = (me, Some(site));
         }
         self.claim(claim);
         Ok(())
     }
 
-    pub(crate) fn claim(&mut self, claim: Claim) {
-        *self.count(claim) += 1;
+    #[inline]
+    pub(crate) fn claim(&self, claim: Claim) {
+        self.count(claim).fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn release(&mut self, claim: Claim) {
-        let count = self.count(claim);
-        *count = count.saturating_sub(1);
+    #[inline]
+    pub(crate) fn release(&self, claim: Claim) {
+        self.count(claim).fetch_sub(1, Ordering::Release);
     }
 
-    fn count(&mut self, claim: Claim) -> &mut usize {
+    #[inline]
+    fn count(&self, claim: Claim) -> &AtomicUsize {
         match claim {
-            Claim::Buffer => &mut self.buffers,
-            Claim::Scope | Claim::Call => &mut self.inside,
+            Claim::Buffer => &self.buffers,
+            Claim::Scope | Claim::Call => &self.inside,
         }
     }
 }
 
 /// A number of this thread that no other thread of the process ever has.
+#[inline]
 fn thread_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });

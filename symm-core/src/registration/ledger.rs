@@ -2,6 +2,7 @@
 //! touched.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::Backend;
 use crate::pool::arena::ArenaId;
@@ -55,19 +56,44 @@ pub(crate) struct Pending<B: Backend> {
 pub(crate) struct Ledger<B: Backend> {
     books: Vec<Book<B>>,
     pending: usize,
+    unsettled: Unsettled,
 }
 
-impl<B: Backend> Default for Ledger<B> {
-    fn default() -> Self {
-        Self {
-            books: Vec::new(),
-            pending: 0,
-        }
+/// Segments of a group that wait for a window, in whichever of its ledgers: what every scope's close
+/// asks, without a lock. Whoever makes a block that waits closes its scope on the same thread, or
+/// leaves the arena's lock between itself and the next user of the group.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unsettled(Arc<AtomicUsize>);
+
+impl Unsettled {
+    /// Whether none waits.
+    #[inline]
+    pub(crate) fn is_zero(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 }
 
 impl<B: Backend> Ledger<B> {
+    pub(crate) fn new(unsettled: &Unsettled) -> Self {
+        Self {
+            books: Vec::new(),
+            pending: 0,
+            unsettled: unsettled.clone(),
+        }
+    }
+
+    fn wait(&mut self, segments: usize) {
+        self.pending += segments;
+        self.unsettled.0.fetch_add(segments, Ordering::Relaxed);
+    }
+
+    fn wait_no_more(&mut self, segments: usize) {
+        self.pending -= segments;
+        self.unsettled.0.fetch_sub(segments, Ordering::Relaxed);
+    }
+
     /// Notes that a block of the group lies in the segment, which is looked up the first time.
+    #[inline]
     pub(crate) fn touch(
         &mut self,
         arena: ArenaId,
@@ -88,11 +114,11 @@ impl<B: Backend> Ledger<B> {
             && let Some(segment) = segment()
         {
             rows[index] = Row::Pending(segment);
-            self.pending += 1;
+            self.wait(1);
         }
     }
 
-    /// Whether nothing waits for a window. What every scope's close asks.
+    /// Whether nothing waits for a window.
     pub(crate) fn is_settled(&self) -> bool {
         self.pending == 0
     }
@@ -124,7 +150,7 @@ impl<B: Backend> Ledger<B> {
         let row = book.and_then(|book| book.rows.get_mut(pending.index));
         if let Some(row @ Row::Pending(_)) = row {
             *row = window.map_or(Row::Refused, |window| Row::Window(window, pending.segment));
-            self.pending -= 1;
+            self.wait_no_more(1);
         }
     }
 
@@ -138,6 +164,7 @@ impl<B: Backend> Ledger<B> {
     }
 
     /// The segment's window.
+    #[inline]
     pub(crate) fn window(&self, arena: ArenaId, index: usize) -> Option<&B::Window> {
         match self.row(arena, index) {
             Some(Row::Window(window, _)) => Some(window),
@@ -158,11 +185,7 @@ impl<B: Backend> Ledger<B> {
             return Vec::new();
         };
         let book = self.books.remove(at);
-        let waiting = book
-            .rows
-            .iter()
-            .filter(|row| matches!(row, Row::Pending(_)));
-        self.pending -= waiting.count();
+        self.wait_no_more(book.pending());
         book.into_windows().collect()
     }
 
@@ -177,19 +200,18 @@ impl<B: Backend> Ledger<B> {
             arena,
             rows: book.rows.split_off(keep),
         };
-        let waiting = cut.rows.iter().filter(|row| matches!(row, Row::Pending(_)));
-        self.pending -= waiting.count();
+        self.wait_no_more(cut.pending());
         cut.into_windows().collect()
     }
 
     /// All windows with their segments, for deregistration.
-    pub(crate) fn into_windows(self) -> Vec<(B::Window, Arc<Segment<B>>)> {
-        self.books
-            .into_iter()
-            .flat_map(Book::into_windows)
-            .collect()
+    pub(crate) fn take_windows(&mut self) -> Vec<(B::Window, Arc<Segment<B>>)> {
+        self.wait_no_more(self.pending);
+        let books = std::mem::take(&mut self.books);
+        books.into_iter().flat_map(Book::into_windows).collect()
     }
 
+    #[inline]
     fn row(&self, arena: ArenaId, index: usize) -> Option<&Row<B>> {
         let book = self.books.iter().find(|book| book.arena == arena)?;
         book.rows.get(index)
@@ -197,6 +219,11 @@ impl<B: Backend> Ledger<B> {
 }
 
 impl<B: Backend> Book<B> {
+    fn pending(&self) -> usize {
+        let waiting = self.rows.iter();
+        waiting.filter(|row| matches!(row, Row::Pending(_))).count()
+    }
+
     fn into_windows(self) -> impl Iterator<Item = (B::Window, Arc<Segment<B>>)> {
         self.rows.into_iter().filter_map(|row| match row {
             Row::Window(window, segment) => Some((window, segment)),

@@ -32,12 +32,22 @@ pub(crate) enum Due {
     Call,
 }
 
+/// Whether [`settle`] may have something to do. What every scope's close asks.
+#[inline]
+pub(crate) fn is_due<B: Backend>(group: &GroupCore<B>) -> bool {
+    // A group of one registers nothing, and gives back what it dropped.
+    !group.unsettled.is_zero() || group.size() == 1
+}
+
 /// Registers what is pending in the group. Costs nothing when nothing is.
 pub(crate) fn settle<B: Backend>(group: &Arc<GroupCore<B>>, site: Site, due: Due) -> Result<()> {
-    let link = group.link();
+    if !is_due(group) {
+        return Ok(());
+    }
     if group.size() == 1 {
         return returns::alone(group);
     }
+    let link = group.link();
     if link.ledger().is_settled() {
         return Ok(());
     }

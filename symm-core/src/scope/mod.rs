@@ -32,6 +32,7 @@ pub(crate) struct Frame<B: Backend> {
 }
 
 impl<B: Backend> Frame<B> {
+    #[inline]
     pub(crate) fn open(site: Site, kind: Kind<B>) -> Result<Self> {
         let token = routing::push(site, kind)?;
         Ok(Self {
@@ -42,6 +43,7 @@ impl<B: Backend> Frame<B> {
         })
     }
 
+    #[inline]
     pub(crate) fn close(mut self) -> Result<()> {
         self.open = false;
         routing::pop::<B>(self.token, self.site)
@@ -83,33 +85,30 @@ impl<B: Backend> Drop for Frame<B> {
 /// ```
 #[must_use = "a scope redirects allocation while it is open: keep it, and close() it"]
 pub struct Scope<G: GroupTag = Dyn, B: Backend = Cuda> {
-    /// `None` once it is closed.
-    frame: Option<Frame<B>>,
+    /// Its frame of the thread's routing.
+    token: Token,
     site: Site,
     group: Arc<GroupCore<B>>,
+    open: bool,
     enabled: bool,
     /// How manieth scope of the group on this rank it is.
     number: u64,
-    _group: PhantomData<fn() -> G>,
+    _group: PhantomData<(StaysOnItsThread, fn() -> G)>,
 }
 
 impl<G: GroupTag, B: Backend> Scope<G, B> {
+    #[inline]
     pub(crate) fn open(group: &Arc<GroupCore<B>>, enabled: bool, site: Site) -> Result<Self> {
         group.world.check()?;
-        let entry = enabled
-            .then(|| Entry::new(group, Claim::Scope, site))
-            .transpose()?;
-        let frame = Frame::open(
-            site,
-            Kind::Scope {
-                group: Arc::clone(group),
-                entry,
-            },
-        )?;
+        let token = match enabled {
+            true => routing::push(site, Kind::Scope(Entry::new(group, Claim::Scope, site)?)),
+            false => routing::push(site, Kind::Disabled(Arc::clone(group))),
+        };
         Ok(Self {
-            frame: Some(frame),
+            token: token?,
             site,
             group: Arc::clone(group),
+            open: true,
             enabled,
             number: group.scopes.fetch_add(1, Ordering::Relaxed),
             _group: PhantomData,
@@ -122,14 +121,19 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     /// # Errors
     /// [`Error::Registration`]; [`Error::ScopeOrder`] when a scope opened inside is still open or
     /// was leaked.
+    #[inline]
     pub fn close(mut self) -> Result<()> {
-        if let Some(frame) = self.frame.take() {
-            frame.close()?;
-        }
-        match self.enabled {
-            true => round::settle(&self.group, self.site, self.due()),
+        self.open = false;
+        routing::pop::<B>(self.token, self.site)?;
+        match self.enabled && round::is_due(&self.group) {
+            true => self.register(),
             false => Ok(()),
         }
+    }
+
+    #[cold]
+    fn register(&self) -> Result<()> {
+        round::settle(&self.group, self.site, self.due())
     }
 
     fn due(&self) -> Due {
@@ -143,6 +147,7 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::BudgetExceeded`], [`Error::Sealed`], [`Error::TooLarge`].
+    #[inline]
     pub fn empty<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
         SymmBuf::in_scope(&self.group, self.enabled, len)
     }
@@ -176,10 +181,11 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
 impl<G: GroupTag, B: Backend> Drop for Scope<G, B> {
     /// Of a scope that was not closed: it was left by an error or a panic. Never waits.
     fn drop(&mut self) {
-        let Some(frame) = self.frame.take() else {
+        if !self.open {
             return;
-        };
-        drop(frame);
+        }
+        // A wrong order is reported by the outer frame, which is closed by hand.
+        let _ = routing::pop::<B>(self.token, self.site);
         if let (true, Some(agreement)) = (self.enabled, &self.group.link().agreement) {
             agreement.leave_scope(agreement.scope(self.number), self.site);
         }

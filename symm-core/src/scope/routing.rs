@@ -23,6 +23,8 @@ pub struct Routing<B: Backend> {
     next: Cell<u64>,
     /// Number of passes among the frames: what every allocation asks.
     passes: Cell<usize>,
+    /// Number of frames that bear a stream, which every use of memory asks.
+    streams: Cell<usize>,
     /// The world that was made last on this thread, for ordinary memory outside scopes.
     home: RefCell<Weak<Rank<B>>>,
 }
@@ -41,18 +43,32 @@ pub(crate) struct Token(u64);
 
 #[derive(Debug)]
 pub(crate) enum Kind<B: Backend> {
-    /// Allocations go to the group's arena; when `entry` is `None` the scope is switched off and
-    /// they are ordinary.
-    Scope {
-        group: Arc<GroupCore<B>>,
-        entry: Option<Entry<B>>,
-    },
+    /// Allocations go to the group's arena.
+    Scope(Entry<B>),
+    /// A scope that is switched off: they are ordinary.
+    Disabled(Arc<GroupCore<B>>),
     /// Allocations are ordinary.
     Suspended,
     /// Work and allocations use this stream.
     Stream(B::Stream),
     /// A prime or a capture: allocations go to its pool, in whichever scope; its stream is current.
     Pass(Rc<Active<B>>),
+}
+
+impl<B: Backend> Kind<B> {
+    /// The group of a scope, and whether the scope is switched on.
+    fn scope(&self) -> Option<(&Arc<GroupCore<B>>, bool)> {
+        match self {
+            Kind::Scope(entry) => Some((&entry.group, true)),
+            Kind::Disabled(group) => Some((group, false)),
+            Kind::Suspended | Kind::Stream(_) | Kind::Pass(_) => None,
+        }
+    }
+
+    /// Whether it says which stream is current.
+    fn has_stream(&self) -> bool {
+        matches!(self, Kind::Stream(_) | Kind::Pass(_))
+    }
 }
 
 /// A thread's claim on an arena, given back on every way out.
@@ -64,22 +80,29 @@ pub(crate) struct Entry<B: Backend> {
 
 impl<B: Backend> Entry<B> {
     /// Lets this thread in, or fails with `GroupBusy`.
+    #[inline]
     pub(crate) fn new(group: &Arc<GroupCore<B>>, claim: Claim, site: Site) -> Result<Self> {
         match group.arena.enter(claim, site) {
             Ok(()) => Ok(Self {
                 group: Arc::clone(group),
                 claim,
             }),
-            Err(there) => Err(Error::GroupBusy {
-                group: group.label().into(),
-                here: site,
-                there,
-            }),
+            Err(there) => Err(busy(group, site, there)),
         }
     }
 }
 
+#[cold]
+fn busy<B: Backend>(group: &GroupCore<B>, here: Site, there: Site) -> Error {
+    Error::GroupBusy {
+        group: group.label().into(),
+        here,
+        there,
+    }
+}
+
 impl<B: Backend> Drop for Entry<B> {
+    #[inline]
     fn drop(&mut self) {
         self.group.arena.leave(self.claim);
     }
@@ -102,6 +125,7 @@ impl<B: Backend> Routing<B> {
             frames: RefCell::new(Vec::new()),
             next: Cell::new(0),
             passes: Cell::new(0),
+            streams: Cell::new(0),
             home: RefCell::new(Weak::new()),
         }
     }
@@ -110,12 +134,16 @@ impl<B: Backend> Routing<B> {
         self.frames
             .borrow()
             .iter()
-            .any(|frame| matches!(frame.kind, Kind::Scope { .. }))
+            .any(|frame| frame.kind.scope().is_some())
     }
 
+    #[inline]
     fn push(&self, site: Site, kind: Kind<B>) -> Token {
         let token = Token(self.next.get());
         self.next.set(token.0 + 1);
+        if kind.has_stream() {
+            self.streams.set(self.streams.get() + 1);
+        }
         if matches!(kind, Kind::Pass(_)) {
             self.passes.set(self.passes.get() + 1);
         }
@@ -123,9 +151,47 @@ impl<B: Backend> Routing<B> {
         token
     }
 
+    /// Counts a frame out that was taken from the stack.
+    #[inline]
+    fn gone(&self, kind: &Kind<B>) {
+        if kind.has_stream() {
+            self.streams.set(self.streams.get() - 1);
+        }
+        if matches!(kind, Kind::Pass(_)) {
+            self.passes.set(self.passes.get() - 1);
+        }
+    }
+
+    /// The innermost stream of the device.
+    #[cold]
+    fn stream_on(&self, device: &B::Device) -> Option<B::Stream> {
+        let frames = self.frames.borrow();
+        frames.iter().rev().find_map(|frame| match &frame.kind {
+            Kind::Stream(stream) if B::stream_on(device, stream) => Some(stream.clone()),
+            Kind::Pass(pass) if B::stream_on(device, &pass.stream) => Some(pass.stream.clone()),
+            _ => None,
+        })
+    }
+
+    /// Removes the frame if it is the innermost.
+    #[inline]
+    fn pop(&self, token: Token) -> bool {
+        let innermost = self.frames.borrow_mut().pop_if(|last| last.token == token);
+        // A frame may hold the last handle of a group, whose drop must not run under the borrow.
+        let Some(Frame { kind, .. }) = innermost else {
+            return false;
+        };
+        match kind {
+            // Most are scopes, which are not counted.
+            Kind::Scope(entry) => drop(entry),
+            other => self.gone(&other),
+        }
+        true
+    }
+
     /// Removes the frame and all that were opened inside it and are still open; the first of those
     /// makes it an error.
-    fn pop(&self, token: Token, site: Site) -> Result<()> {
+    fn pop_with_inner(&self, token: Token, site: Site) -> Result<()> {
         let mut frames = self.frames.borrow_mut();
         let Some(index) = frames.iter().rposition(|frame| frame.token == token) else {
             // An outer scope was closed first and took this one along.
@@ -137,11 +203,7 @@ impl<B: Backend> Routing<B> {
         let inner = frames.get(index + 1).map(|frame| frame.site);
         let closed: Vec<_> = frames.drain(index..).collect();
         drop(frames);
-        let passes = closed
-            .iter()
-            .filter(|frame| matches!(frame.kind, Kind::Pass(_)));
-        self.passes.set(self.passes.get() - passes.count());
-        // A frame may hold the last handle of a group, whose drop must not run under the borrow.
+        closed.iter().for_each(|frame| self.gone(&frame.kind));
         drop(closed);
         match inner {
             None => Ok(()),
@@ -154,13 +216,23 @@ impl<B: Backend> Routing<B> {
 }
 
 /// Opens a frame on this thread.
+#[inline]
 pub(crate) fn push<B: Backend>(site: Site, kind: Kind<B>) -> Result<Token> {
     B::routing(|routing| routing.push(site, kind)).ok_or_else(thread_ends)
 }
 
 /// Closes it.
+#[inline]
 pub(crate) fn pop<B: Backend>(token: Token, site: Site) -> Result<()> {
-    B::routing(|routing| routing.pop(token, site)).unwrap_or(Ok(()))
+    match B::routing(|routing| routing.pop(token)) {
+        Some(true) | None => Ok(()),
+        Some(false) => pop_with_inner::<B>(token, site),
+    }
+}
+
+#[cold]
+fn pop_with_inner<B: Backend>(token: Token, site: Site) -> Result<()> {
+    B::routing(|routing| routing.pop_with_inner(token, site)).unwrap_or(Ok(()))
 }
 
 /// Makes the world this thread's home.
@@ -172,6 +244,7 @@ pub(crate) fn set_home<B: Backend>(rank: &Arc<Rank<B>>) {
 pub(crate) fn clear<B: Backend>() -> Option<Site> {
     let left = B::routing(|routing| {
         routing.passes.set(0);
+        routing.streams.set(0);
         std::mem::take(&mut *routing.frames.borrow_mut())
     })?;
     left.first().map(|frame| frame.site)
@@ -179,25 +252,23 @@ pub(crate) fn clear<B: Backend>() -> Option<Site> {
 
 /// The stream that work of this rank uses on this thread: the innermost stream scope's, else the
 /// world's.
+#[inline]
 pub(crate) fn stream<B: Backend>(rank: &Rank<B>) -> B::Stream {
-    let pushed = B::routing(|routing| {
-        routing
-            .frames
-            .borrow()
-            .iter()
-            .rev()
-            .find_map(|frame| match &frame.kind {
-                Kind::Stream(stream) if B::stream_on(&rank.device, stream) => Some(stream.clone()),
-                Kind::Pass(pass) if B::stream_on(&rank.device, &pass.stream) => {
-                    Some(pass.stream.clone())
-                }
-                _ => None,
-            })
+    let pushed = B::routing(|routing| match routing.streams.get() {
+        0 => None,
+        _ => routing.stream_on(&rank.device),
     });
     pushed.flatten().unwrap_or_else(|| rank.stream.clone())
 }
 
+/// Whether a pass is under way on this thread.
+#[inline]
+pub(crate) fn has_pass<B: Backend>() -> bool {
+    B::routing(|routing| routing.passes.get() > 0).unwrap_or(false)
+}
+
 /// The innermost pass on this thread that is wanted.
+#[inline]
 pub(crate) fn active<B: Backend>(wanted: impl Fn(&Active<B>) -> bool) -> Option<Rc<Active<B>>> {
     let found = B::routing(|routing| {
         if routing.passes.get() == 0 {
@@ -221,11 +292,8 @@ pub(crate) fn target<B: Backend>() -> Result<Target<B>> {
             .iter()
             .rev()
             .find_map(|frame| match &frame.kind {
-                Kind::Scope {
-                    group,
-                    entry: Some(_),
-                } => Some(Target::Arena(Arc::clone(group))),
-                Kind::Scope { group, entry: None } => Some(Target::Plain(Arc::clone(&group.world))),
+                Kind::Scope(entry) => Some(Target::Arena(Arc::clone(&entry.group))),
+                Kind::Disabled(group) => Some(Target::Plain(Arc::clone(&group.world))),
                 Kind::Suspended => routing.home.borrow().upgrade().map(Target::Plain),
                 Kind::Stream(_) | Kind::Pass(_) => None,
             });
@@ -271,11 +339,9 @@ fn find<B: Backend>(
             .iter()
             .rev()
             .take_while(|frame| !matches!(frame.kind, Kind::Suspended));
-        visible.into_iter().find_map(|frame| match &frame.kind {
-            Kind::Scope { group, entry } if matches(group) => {
-                Some((Arc::clone(group), entry.is_some()))
-            }
-            _ => None,
+        visible.into_iter().find_map(|frame| {
+            let (group, enabled) = frame.kind.scope()?;
+            matches(group).then(|| (Arc::clone(group), enabled))
         })
     })
     .ok_or_else(thread_ends)

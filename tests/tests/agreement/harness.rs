@@ -11,6 +11,7 @@ use symm_core::{Buf, Config, Error, Group, Host, Result, World, groups};
 groups! {
     pub(crate) Tp = "tp";
     pub(crate) Cp = "cp";
+    pub(crate) Meeting = "meeting";
 }
 
 /// Long enough for a loaded machine: nothing in a test with it waits for it.
@@ -36,6 +37,11 @@ impl Rank {
     /// This rank's number.
     pub(crate) fn me(&self) -> usize {
         self.world.rank()
+    }
+
+    /// Waits until all ranks are here: what fails then, fails none of them before. Keep the group.
+    pub(crate) fn meets(&self) -> Result<Group<Meeting, Host>> {
+        self.world.split(0, 0)
     }
 
     pub(crate) fn held(&self) -> Held {
@@ -164,6 +170,7 @@ fn one_difference(world: World<Host>, step: Step, odd: usize, late: bool) -> Res
     let rank = Rank::new(world)?;
     let is_odd = rank.me() == odd;
     let expected = step(&rank, false)?;
+    let _met = rank.meets()?;
     let before = rank.holds();
     if is_odd == late {
         thread::sleep(Duration::from_millis(5));

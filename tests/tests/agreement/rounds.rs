@@ -111,6 +111,7 @@ fn one_failure(
 ) -> Result<String> {
     let rank = Rank::new(world)?;
     let kept = small(&rank)?;
+    let _met = rank.meets()?;
     let (windows, before) = (rank.tp.windows(), rank.held());
     assert_eq!(windows, 1);
     let outcome = match rank.me() == odd {

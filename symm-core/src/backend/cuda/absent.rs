@@ -63,6 +63,7 @@ impl Driver for Cuda {
     type Recording = Never;
     type Graph = Never;
 
+    #[inline]
     fn routing<R>(f: impl FnOnce(&Routing<Self>) -> R) -> Option<R> {
         thread_local!(static ROUTING: Routing<Cuda> = const { Routing::new() });
         ROUTING.try_with(f).ok()

@@ -34,6 +34,7 @@ impl Driver for Cuda {
     type Recording = Recording;
     type Graph = Graph;
 
+    #[inline]
     fn routing<R>(f: impl FnOnce(&Routing<Self>) -> R) -> Option<R> {
         thread_local!(static ROUTING: Routing<Cuda> = const { Routing::new() });
         ROUTING.try_with(f).ok()

@@ -89,6 +89,8 @@ impl Space {
 pub(super) struct Block {
     range: Range,
     data: NonNull<u8>,
+    /// What was allocated, in which the bytes lie.
+    allocation: NonNull<u8>,
     layout: Layout,
 }
 
@@ -99,13 +101,19 @@ unsafe impl Send for Block {}
 impl Block {
     /// `None` where the host has no memory. Pages that are never touched cost nothing.
     pub(super) fn new(range: Range) -> Option<Self> {
-        let layout =
-            Layout::from_size_align(usize::try_from(range.bytes.max(1)).ok()?, REAL_ALIGN).ok()?;
+        // Aligned by hand: for an alignment that `calloc` does not give, the standard library writes
+        // the zeros, and so touches all pages.
+        let bytes = usize::try_from(range.bytes).ok()?.checked_add(REAL_ALIGN)?;
+        let layout = Layout::from_size_align(bytes, 1).ok()?;
         // SAFETY: the layout's size is not 0.
-        let data = NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?;
+        let allocation = NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?;
+        let skip = allocation.align_offset(REAL_ALIGN);
+        // SAFETY: `skip` is less than the alignment, by which the allocation is longer than the range.
+        let data = unsafe { allocation.add(skip) };
         Some(Self {
             range,
             data,
+            allocation,
             layout,
         })
     }
@@ -121,7 +129,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout, and freed nowhere else.
-        unsafe { alloc::dealloc(self.data.as_ptr(), self.layout) }
+        unsafe { alloc::dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }
 

@@ -103,6 +103,7 @@ impl Driver for Host {
     type Recording = Recording;
     type Graph = Graph;
 
+    #[inline]
     fn routing<R>(f: impl FnOnce(&Routing<Self>) -> R) -> Option<R> {
         ROUTING.try_with(f).ok()
     }
@@ -120,6 +121,7 @@ impl Driver for Host {
         HostStream::new(device.shared())
     }
 
+    #[inline]
     fn same_stream(a: &HostStream, b: &HostStream) -> bool {
         a.same(b)
     }
