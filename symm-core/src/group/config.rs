@@ -403,9 +403,12 @@ impl<B: Backend> Config<B> {
         };
         let world = World::open(seat, self).inspect_err(|error| failed(error))?;
         let progress = world.progress();
+        // Says goodbye when it is dropped, and peers must not hear that before why it failed.
+        let stays = Arc::clone(world.inner());
         let outcome = catch_unwind(AssertUnwindSafe(|| f(world)))
             .unwrap_or_else(|panic| Err(panicked(rank, panic.as_ref()).into()))
             .inspect_err(|error| failed(error));
+        drop(stays);
         let leaked = routing::clear::<B>();
         let torn_down = progress.wait(TEARDOWN);
         let result = outcome?;
