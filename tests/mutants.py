@@ -66,13 +66,18 @@ MUTANTS = {
     "deregistration-after-free": (
         [
             (
-                "symm-core/src/group/core.rs",
-                "(&arena.streams());\n            for (window, segment) in windows {\n",
-                "(&arena.streams());\n"
-                "            let (windows, segments): (Vec<_>, Vec<_>) = windows.into_iter().unzip();\n"
-                "            drop((arena, segments));\n"
-                "            let (arena, segment) = ((), ());\n"
-                "            for window in windows {\n",
+                "symm-core/src/group/link.rs",
+                "                false => {\n                    for (window, segment) in windows {\n",
+                "                false => {\n"
+                "                    let (windows, segments): (Vec<_>, Vec<_>) = windows.into_iter().unzip();\n"
+                "                    drop((arena, segments));\n"
+                "                    let segment = ();\n"
+                "                    for window in windows {\n",
+            ),
+            (
+                "symm-core/src/group/link.rs",
+                "            drop(arena);\n            outcome\n",
+                "            outcome\n",
             ),
             (
                 "symm-core/src/pool/reaper.rs",
@@ -90,7 +95,7 @@ MUTANTS = {
     ),
     # Windows are taken away while work uses them.
     "no-drain": (
-        "symm-core/src/group/core.rs",
+        "symm-core/src/group/link.rs",
         "reaper::drain::<B>(&arena.streams())",
         "Ok(())",
         ["--test", "conformance"],
@@ -98,7 +103,7 @@ MUTANTS = {
     # What a scope touched is never registered.
     "no-registration": (
         "symm-core/src/registration/round.rs",
-        "    let pending = group.ledger().pending();\n",
+        "    let pending = link.ledger().pending();\n",
         "    let pending: Vec<Pending<B>> = Vec::new();\n",
         ["--test", "conformance"],
     ),
@@ -119,8 +124,8 @@ MUTANTS = {
     # Collectives do not compare the instance of the group.
     "no-instance-check": (
         "symm-core/src/buffer/launch.rs",
-        "        && operand.of_group\n",
-        "        && false && operand.of_group\n",
+        "    if operand.of_group && !owner",
+        "    if false && operand.of_group && !owner",
         ["--test", "conformance"],
     ),
     # A way to the inside of a buffer, through which two groups' memory can be swapped.
@@ -255,6 +260,34 @@ MUTANTS = {
         "        let links: Vec<_> = self.groups.drain(..).map(|bound| bound.link).collect();\n",
         "        let links: Vec<_> = self.groups.drain(..).collect();\n",
         ["--test", "graphs", "a_shared_arena_ends_with_its_last_group"],
+    ),
+    # A rebuild takes each rank's blocks of shared buffers as they are.
+    "no-reclaim": (
+        "symm-core/src/group/rebuild.rs",
+        "    reclaim(rank, step)?;\n",
+        "",
+        ["--test", "agreement", "rebuilt_with_shared_buffers"],
+    ),
+    # What a shared buffer held is used again while other streams still read it.
+    "one-stream-at-give-back": (
+        "symm-core/src/registration/returns.rs",
+        "        group.arena.give_back(&block, &streams);\n",
+        "        group.arena.give_back(&block, &streams[..1]);\n",
+        ["--test", "conformance", "reuse_waits_for_all_streams"],
+    ),
+    # A rank trims by what it has itself.
+    "trim-by-local-survey": (
+        "symm-core/src/registration/trim.rs",
+        "            common(&told).ok_or_else(",
+        "            let me = group.rank;\n            common(&told[me..=me]).ok_or_else(",
+        ["--test", "conformance", "trim_stops_at_what_is_in_use"],
+    ),
+    # A graph reads a shared buffer before it is written.
+    "launch-before-shared-writes": (
+        "symm-core/src/capture/active.rs",
+        "            .for_each(|stream| self.holder.launch_after(stream));\n",
+        "            .for_each(|_| ());\n",
+        ["--test", "conformance", "a_graph_comes_after_its_writes"],
     ),
     # A rank passes a slot that holds another digest.
     "ring-compare-weakened": (
