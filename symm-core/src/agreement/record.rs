@@ -114,20 +114,6 @@ const DTYPES: [(Dtype, &str); 10] = [
     (Dtype::Bf16, "bf16"),
 ];
 
-/// In the order of their declaration, as `as` counts them.
-const REASONS: [Reason; 10] = [
-    Reason::SingleRank,
-    Reason::Empty,
-    Reason::Disabled,
-    Reason::Foreign,
-    Reason::NoKernel,
-    Reason::Unsupported,
-    Reason::NotDirect,
-    Reason::Defect,
-    Reason::TooLarge,
-    Reason::Faster,
-];
-
 impl Record {
     pub(crate) fn new(what: What, arena: ArenaMark, site: Site) -> Self {
         Self {
@@ -203,7 +189,7 @@ impl Record {
                 bytes: words[2],
                 path: match byte(at::CLASS) {
                     1 => Path::Symmetric,
-                    2 | 3 => Path::Plain(*REASONS.get((words[7] >> 32) as usize)?),
+                    2 | 3 => Path::Plain(*Reason::ALL.get((words[7] >> 32) as usize)?),
                     _ => return None,
                 },
                 twin: words[0] >> at::TWIN & 1 == 1,

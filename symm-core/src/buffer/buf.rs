@@ -14,7 +14,7 @@ use crate::Cuda;
 use crate::backend::Backend;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::group::core::GroupCore;
+use crate::group::core::{GroupCore, mismatch};
 use crate::group::tag::GroupTag;
 use crate::group::world::Rank;
 use crate::pool::Position;
@@ -268,12 +268,7 @@ impl<T: Element, B: Backend> Buf<T, B> {
         match self.memory.group() {
             Some(group) if group.has_tag::<G>() => Ok(SymmBuf::wrap(self)),
             other => {
-                let buffer = other.map_or_else(|| "no group".into(), |group| group.label());
-                let error = Error::GroupMismatch {
-                    what: "downcast".into(),
-                    buffer: buffer.into(),
-                    group: G::NAME.into(),
-                };
+                let error = mismatch("downcast", other, G::NAME);
                 Err((self, error))
             }
         }

@@ -9,7 +9,7 @@ use crate::backend::call::{Call, Op};
 use crate::backend::driver::Access;
 use crate::element::Dtype;
 use crate::error::{Error, Result};
-use crate::group::core::GroupCore;
+use crate::group::core::{GroupCore, mismatch};
 use crate::group::link::Link;
 use crate::group::path::{Choice, Path};
 
@@ -223,12 +223,8 @@ fn check_operand<B: Backend>(
     }
     let owner = operand.group();
     if operand.of_group && !owner.is_some_and(|owner| Arc::ptr_eq(owner, group)) {
-        let buffer = owner.map_or_else(|| "no group".into(), |owner| owner.label());
-        return Err(Error::GroupMismatch {
-            what: format!("{operation}, {what}").into(),
-            buffer: buffer.into(),
-            group: group.label().into(),
-        });
+        let what = format!("{operation}, {what}");
+        return Err(mismatch(what, owner, group.label()));
     }
     operand.admit(&group.world, || {
         format!("{operation} on {}: {what}", group.label())

@@ -15,6 +15,7 @@ use crate::Cuda;
 use crate::backend::Backend;
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::group::core::mismatch;
 use crate::group::tag::{Dyn, GroupTag};
 use crate::pool::Position;
 
@@ -212,12 +213,7 @@ impl<T: Element, B: Backend> Shared<T, Dyn, B> {
         match self.memory.group() {
             Some(group) if group.has_tag::<G>() => Ok(Shared::new(self.memory, self.len)),
             other => {
-                let buffer = other.map_or_else(|| "no group".into(), |group| group.label());
-                let error = Error::GroupMismatch {
-                    what: "downcast".into(),
-                    buffer: buffer.into(),
-                    group: G::NAME.into(),
-                };
+                let error = mismatch("downcast", other, G::NAME);
                 Err((self, error))
             }
         }

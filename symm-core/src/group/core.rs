@@ -12,7 +12,7 @@ use super::table::Table;
 use super::tag::{Dyn, GroupTag};
 use super::world::Rank;
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pool::arena::{Arena, Member};
 use crate::pool::segment::Segment;
 use crate::registration::ledger::{Ledger, Unsettled};
@@ -154,6 +154,20 @@ impl<B: Backend> GroupCore<B> {
         self.links.fetch_add(1, Ordering::Release);
         self.arena.tell_again(self.member);
         old
+    }
+}
+
+/// That a buffer is of another group, or of none.
+pub(crate) fn mismatch<B: Backend>(
+    what: impl Into<Box<str>>,
+    owner: Option<&Arc<GroupCore<B>>>,
+    group: impl Into<Box<str>>,
+) -> Error {
+    let buffer = owner.map_or_else(|| "no group".into(), |owner| owner.label());
+    Error::GroupMismatch {
+        what: what.into(),
+        buffer: buffer.into(),
+        group: group.into(),
     }
 }
 

@@ -342,11 +342,7 @@ impl<B: Backend> Group<Dyn, B> {
         match self.core.has_tag::<G>() {
             true => Ok(Group::new(self.core)),
             false => {
-                let error = Error::GroupMismatch {
-                    what: "downcast".into(),
-                    buffer: self.core.label().into(),
-                    group: G::NAME.into(),
-                };
+                let error = core::mismatch("downcast", Some(&self.core), G::NAME);
                 Err((self, error))
             }
         }
