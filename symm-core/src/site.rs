@@ -3,6 +3,8 @@
 use std::fmt;
 use std::panic::Location;
 
+use crossbeam_utils::atomic::AtomicCell;
+
 /// A place in the user's source.
 ///
 /// ```
@@ -95,6 +97,32 @@ impl Site {
             Source::Macro(place) => Some((place.function)()),
             Source::Caller(_) => None,
         }
+    }
+}
+
+/// The latest of some sites, without a lock: one that is read while another is stored may be either.
+#[derive(Debug, Default)]
+pub(crate) struct SiteCell {
+    recorded: AtomicCell<Option<&'static Recorded>>,
+    caller: AtomicCell<Option<&'static Location<'static>>>,
+}
+
+impl SiteCell {
+    #[inline]
+    pub(crate) fn store(&self, site: Site) {
+        let (recorded, caller) = match site.0 {
+            Source::Macro(place) => (Some(place), None),
+            Source::Caller(place) => (None, Some(place)),
+        };
+        self.recorded.store(recorded);
+        self.caller.store(caller);
+    }
+
+    /// `None` before the first.
+    pub(crate) fn load(&self) -> Option<Site> {
+        let recorded = self.recorded.load().map(Source::Macro);
+        let source = recorded.or_else(|| self.caller.load().map(Source::Caller));
+        source.map(Site)
     }
 }
 

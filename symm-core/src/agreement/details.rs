@@ -24,10 +24,12 @@ impl<'a> Details<'a> {
         ranks * POINTS * ENTRY
     }
 
+    #[inline]
     pub(crate) fn new(words: &'a [AtomicU64]) -> Self {
         Self { words }
     }
 
+    #[inline]
     fn entry(&self, rank: usize, n: u64) -> &'a [AtomicU64] {
         let first = (rank * POINTS + n as usize % POINTS) * ENTRY;
         &self.words[first..first + ENTRY]

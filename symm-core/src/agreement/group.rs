@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::board::Board;
 use super::fingerprint;
 use super::layout::Layout;
 use super::pairs::PairCursor;
 use super::record::{ArenaMark, COMPARED, Record, What, Words};
-use super::ring::{Cursor, Ring, Step};
+use super::ring::{OwnCursor, Ring, Step};
 use crate::backend::driver::Seat;
 use crate::element::Dtype;
 use crate::error::{Error, Result};
@@ -34,17 +34,11 @@ pub(crate) struct Agreement {
     places: Box<[Option<usize>]>,
     /// This rank's place.
     me: usize,
-    /// A group has one user at a time, so this is never waited for.
-    mine: Mutex<Mine>,
-    lag: Mutex<Box<[Lag]>>,
-}
-
-/// What a rank keeps to itself.
-#[derive(Debug)]
-struct Mine {
-    cursor: Cursor,
+    /// A group has one user at a time.
+    cursor: OwnCursor,
     /// By place: messages sent and received.
-    messages: Box<[[PairCursor; 2]]>,
+    messages: Mutex<Box<[[PairCursor; 2]]>>,
+    lag: Mutex<Box<[Lag]>>,
 }
 
 /// For how long a peer has been where it is, while this rank is ahead.
@@ -94,19 +88,14 @@ impl Agreement {
             layout,
             places: members.iter().map(|&rank| place(rank)).collect(),
             me: place(seat.rank).unwrap_or_default(),
-            mine: Mutex::new(Mine {
-                cursor: Cursor::default(),
-                messages: here.iter().map(|_| Default::default()).collect(),
-            }),
+            cursor: OwnCursor::default(),
+            messages: Mutex::new(here.iter().map(|_| Default::default()).collect()),
             lag: Mutex::new(vec![Lag::default(); here.len()].into()),
             here: Arc::clone(here),
         })
     }
 
-    fn mine(&self) -> MutexGuard<'_, Mine> {
-        self.mine.lock()
-    }
-
+    #[inline]
     fn ring(&self) -> Ring<'_> {
         self.layout.ring(self.board.words(), self.me)
     }
@@ -120,14 +109,16 @@ impl Agreement {
     /// made of. Never waits.
     #[inline]
     pub(crate) fn step(&self, record: &Words, fingerprint: u64) -> Step {
-        let (mut mine, ring) = (self.mine(), self.ring());
-        let cursor = &mut mine.cursor;
-        if let Some(behind) = ring.behind(cursor) {
-            return Step::Full { behind };
-        }
-        let details = self.layout.details(self.board.words());
-        details.write(self.me, cursor.seq + 1, record);
-        ring.enter(cursor, fingerprint)
+        let words = self.board.words();
+        let ring = self.layout.ring(words, self.me);
+        self.cursor.with(|cursor| {
+            if let Some(behind) = ring.behind(cursor) {
+                return Step::Full { behind };
+            }
+            let details = self.layout.details(words);
+            details.write(self.me, cursor.seq + 1, record);
+            ring.enter(cursor, fingerprint)
+        })
     }
 
     /// States a message with a peer, by its rank in the group; false if the peer stated another.
@@ -140,8 +131,8 @@ impl Agreement {
         } else {
             (place, self.me)
         };
-        let mut mine = self.mine();
-        let cursor = &mut mine.messages[place][usize::from(sends)];
+        let mut messages = self.messages.lock();
+        let cursor = &mut messages[place][usize::from(sends)];
         let pairs = self.layout.pairs(self.board.words());
         let fingerprint = fingerprint::of_message(source, target, bytes, dtype);
         pairs.enter(cursor, source, target, fingerprint)

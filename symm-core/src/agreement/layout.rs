@@ -10,59 +10,58 @@ use super::sync::AtomicU64;
 
 /// The board of a group: slots, a line for each rank's point, pairs, details, and a line for each
 /// rank that left. Ranks are those of the group on this host, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     ranks: usize,
+    slots: Range<usize>,
+    lines: Range<usize>,
+    pairs: Range<usize>,
+    details: Range<usize>,
+    left: Range<usize>,
 }
 
 impl Layout {
     pub(crate) const fn of(ranks: usize) -> Self {
-        Self { ranks }
-    }
-
-    const fn slots(self) -> Range<usize> {
-        0..POINTS
-    }
-
-    const fn lines(self) -> Range<usize> {
-        after(self.slots(), self.ranks * LINE)
-    }
-
-    const fn pair_words(self) -> Range<usize> {
-        after(self.lines(), Pairs::words(self.ranks))
-    }
-
-    const fn detail_words(self) -> Range<usize> {
-        after(self.pair_words(), Details::words(self.ranks))
-    }
-
-    const fn left_lines(self) -> Range<usize> {
-        after(self.detail_words(), self.ranks * LINE)
+        let slots = 0..POINTS;
+        let lines = after(&slots, ranks * LINE);
+        let pairs = after(&lines, Pairs::words(ranks));
+        let details = after(&pairs, Details::words(ranks));
+        let left = after(&details, ranks * LINE);
+        Self {
+            ranks,
+            slots,
+            lines,
+            pairs,
+            details,
+            left,
+        }
     }
 
     /// Bytes of the board.
-    pub(crate) const fn bytes(self) -> usize {
-        self.left_lines().end * size_of::<u64>()
+    pub(crate) const fn bytes(&self) -> usize {
+        self.left.end * size_of::<u64>()
     }
 
     /// The ring, as `rank` sees it. `words` are the board's, here and below.
-    pub(crate) fn ring(self, words: &[AtomicU64], rank: usize) -> Ring<'_> {
-        Ring::new(&words[self.slots()], &words[self.lines()], rank)
+    #[inline]
+    pub(crate) fn ring<'a>(&self, words: &'a [AtomicU64], rank: usize) -> Ring<'a> {
+        Ring::new(&words[self.slots.clone()], &words[self.lines.clone()], rank)
     }
 
     /// The pairs.
-    pub(crate) fn pairs(self, words: &[AtomicU64]) -> Pairs<'_> {
-        Pairs::new(&words[self.pair_words()], self.ranks)
+    pub(crate) fn pairs<'a>(&self, words: &'a [AtomicU64]) -> Pairs<'a> {
+        Pairs::new(&words[self.pairs.clone()], self.ranks)
     }
 
     /// The records.
-    pub(crate) fn details(self, words: &[AtomicU64]) -> Details<'_> {
-        Details::new(&words[self.detail_words()])
+    #[inline]
+    pub(crate) fn details<'a>(&self, words: &'a [AtomicU64]) -> Details<'a> {
+        Details::new(&words[self.details.clone()])
     }
 
     /// Where a rank marks that it left a scope by an error: the point that it did not come to, or 0.
-    pub(crate) fn left(self, words: &[AtomicU64], rank: usize) -> &AtomicU64 {
-        &words[self.left_lines()][rank * LINE]
+    pub(crate) fn left<'a>(&self, words: &'a [AtomicU64], rank: usize) -> &'a AtomicU64 {
+        &words[self.left.clone()][rank * LINE]
     }
 }
 
@@ -84,11 +83,11 @@ impl WorldLayout {
     }
 
     const fn beats(self) -> Range<usize> {
-        after(0..LINE, self.ranks * LINE)
+        after(&(0..LINE), self.ranks * LINE)
     }
 
     const fn causes(self) -> Range<usize> {
-        after(self.beats(), self.ranks * CAUSE_WORDS)
+        after(&self.beats(), self.ranks * CAUSE_WORDS)
     }
 
     /// Bytes of the board.
@@ -112,7 +111,7 @@ impl WorldLayout {
 }
 
 /// So many words behind a range; all ranges are whole lines.
-const fn after(range: Range<usize>, words: usize) -> Range<usize> {
+const fn after(range: &Range<usize>, words: usize) -> Range<usize> {
     assert!(range.end.is_multiple_of(LINE) && words.is_multiple_of(LINE));
     range.end..range.end + words
 }

@@ -114,7 +114,21 @@ const DTYPES: [(Dtype, &str); 10] = [
     (Dtype::Bf16, "bf16"),
 ];
 
+impl From<(u64, u64)> for ArenaMark {
+    /// Of an arena's history: its digest, and how many allocations it counts.
+    fn from((digest, allocations): (u64, u64)) -> Self {
+        Self {
+            digest,
+            allocations,
+        }
+    }
+}
+
 impl Record {
+    /// The word of a batch's first call that counts the calls beside it, in its lower half.
+    pub(crate) const MORE: usize = 1;
+
+    #[inline]
     pub(crate) fn new(what: What, arena: ArenaMark, site: Site) -> Self {
         Self {
             what,
@@ -147,7 +161,7 @@ impl Record {
                     | class << at::CLASS
                     | u64::from(call.twin) << at::TWIN
                     | u64::from(call.window.is_some()) << at::WINDOW;
-                words[1] = rank << 32 | u64::from(call.more);
+                words[Self::MORE] = rank << 32 | u64::from(call.more);
                 words[2] = call.bytes;
                 if let Some(position) = call.window {
                     words[3] = position.segment as u64;
@@ -194,7 +208,7 @@ impl Record {
                 },
                 twin: words[0] >> at::TWIN & 1 == 1,
                 window: (words[0] >> at::WINDOW & 1 == 1).then_some(position),
-                more: words[1] as u32,
+                more: words[Self::MORE] as u32,
             }),
             2 => What::Round {
                 segments: words[3],
@@ -221,13 +235,6 @@ impl Record {
             },
         })
     }
-}
-
-/// The words of a batch's first call, with the number of calls beside it.
-pub(crate) fn with_more(words: &Words, more: u32) -> Words {
-    let mut words = *words;
-    words[1] |= u64::from(more);
-    words
 }
 
 /// Operation, reduction, and the root or peer.

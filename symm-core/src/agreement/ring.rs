@@ -44,6 +44,28 @@ pub(crate) struct Cursor {
     bound: u64,
 }
 
+/// A cursor with one user at a time, which costs no locked instruction.
+#[derive(Debug, Default)]
+pub(crate) struct OwnCursor([AtomicU64; 3]);
+
+impl OwnCursor {
+    /// Lends the cursor.
+    #[inline]
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Cursor) -> R) -> R {
+        let [seq, digest, bound] = self.0.each_ref();
+        let mut cursor = Cursor {
+            seq: seq.load(Ordering::Relaxed),
+            digest: digest.load(Ordering::Relaxed),
+            bound: bound.load(Ordering::Relaxed),
+        };
+        let done = work(&mut cursor);
+        seq.store(cursor.seq, Ordering::Relaxed);
+        digest.store(cursor.digest, Ordering::Relaxed);
+        bound.store(cursor.bound, Ordering::Relaxed);
+        done
+    }
+}
+
 /// What became of an attempt to pass a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -58,6 +80,7 @@ pub(crate) enum Step {
 
 impl<'a, const N: usize> Ring<'a, N> {
     /// `slots` are N words, `lines` one [`LINE`] for each rank.
+    #[inline]
     pub(crate) fn new(slots: &'a [AtomicU64], lines: &'a [AtomicU64], rank: usize) -> Self {
         const { assert!(N.is_power_of_two()) };
         debug_assert!(slots.len() == N && rank < lines.len() / LINE);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::operand::Operand;
+use super::operand::{Held, Operand};
 use crate::backend::Backend;
 use crate::backend::call::{Call, Op};
 use crate::backend::driver::Access;
@@ -11,7 +11,7 @@ use crate::element::Dtype;
 use crate::error::{Error, Result};
 use crate::group::core::{GroupCore, mismatch};
 use crate::group::link::Link;
-use crate::group::path::{Choice, Path};
+use crate::group::path::{Choice, Path, Reason};
 
 /// A call with its operands, as a collective's method hands it in.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(crate) struct Prepared<'a, B: Backend> {
     pub(crate) count: usize,
     pub(crate) send: Send<'a, B>,
     pub(crate) recv: Option<Operand<'a, B>>,
-    /// See [`Call::avoid_windows`].
-    avoid_windows: bool,
+    /// Which way it goes, once that is decided.
+    pub(crate) choice: Choice,
 }
 
 /// What a call reads.
@@ -55,7 +55,7 @@ impl<'a, B: Backend> Prepared<'a, B> {
             count,
             send,
             recv,
-            avoid_windows: false,
+            choice: Choice::plain(Reason::Empty),
         }
     }
 }
@@ -64,95 +64,49 @@ impl<'a, B: Backend> Prepared<'a, B> {
 #[derive(Debug)]
 pub(crate) struct Checked<'c, 'a, B: Backend> {
     group: &'c GroupCore<B>,
-    calls: &'c mut [Prepared<'a, B>],
-    /// They run on the twin communicator.
-    on_twin: bool,
+    pub(crate) calls: &'c mut [Prepared<'a, B>],
 }
 
 impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
+    #[inline]
     pub(crate) fn new(
         group: &'c Arc<GroupCore<B>>,
         calls: &'c mut [Prepared<'a, B>],
     ) -> Result<Self> {
         calls.iter().try_for_each(|call| check(group, call))?;
-        Ok(Self {
-            group,
-            calls,
-            on_twin: false,
-        })
+        Ok(Self { group, calls })
     }
 
-    /// Decides for each call how it goes: its path, and whether it has to be kept from windows.
-    pub(crate) fn choose(&mut self, choose: impl Fn(&Prepared<'a, B>) -> Choice) -> Vec<Path> {
-        let decide = |call: &mut Prepared<'a, B>| {
-            let choice = choose(call);
-            call.avoid_windows = choice.avoid_windows;
-            choice.path
-        };
-        let paths: Vec<Path> = self.calls.iter_mut().map(decide).collect();
-        self.on_twin = paths.iter().any(|path| path.is_on_twin());
-        paths
-    }
-
-    /// Whether the calls run on the twin communicator.
-    pub(crate) fn is_on_twin(&self) -> bool {
-        self.on_twin
-    }
-
-    /// The calls, in order.
-    pub(crate) fn calls(&self) -> impl ExactSizeIterator<Item = &Prepared<'a, B>> {
-        self.calls.iter()
+    /// Whether a call takes this path.
+    #[inline]
+    pub(crate) fn has(&self, wanted: Path) -> bool {
+        self.calls.iter().any(|call| call.choice.path == wanted)
     }
 
     /// Enqueues the calls on `stream`, as one NCCL group if there are several. What moves nothing
     /// is left out.
     pub(crate) fn launch(self, link: &Link<B>, stream: &B::Stream) -> Result<()> {
-        {
-            let mut addressed = Vec::with_capacity(self.calls.len());
-            let mut held = Vec::new();
-            for call in self.calls.iter_mut().filter(|call| call.count > 0) {
-                let mut recv = 0;
-                if let Some(operand) = &mut call.recv {
-                    let (addr, guard) = operand.enter(stream, Access::Write)?;
-                    held.extend(guard);
-                    recv = addr;
+        let on_twin = self.has(Path::Plain(Reason::Faster));
+        let (group, calls) = (self.group, self.calls);
+        match &mut *calls {
+            // Most calls are alone, and need no list.
+            [call] => {
+                if call.count > 0 {
+                    let (call, _held) = addressed(call, stream)?;
+                    enqueue(group, link, on_twin, stream, &[call])?;
                 }
-                let width = call.dtype.bytes() as i64;
-                let send = match &mut call.send {
-                    Send::Nothing => 0,
-                    Send::InPlace(start) => recv.wrapping_add_signed(*start as i64 * width),
-                    Send::From(operand) => {
-                        let (addr, guard) = operand.enter(stream, Access::Read)?;
-                        held.extend(guard);
-                        addr
-                    }
-                };
-                let (op, dtype, count, avoid_windows) =
-                    (call.op, call.dtype, call.count, call.avoid_windows);
-                addressed.push(Call {
-                    op,
-                    dtype,
-                    count,
-                    send,
-                    recv,
-                    avoid_windows,
-                });
             }
-            if addressed.is_empty() {
-                return Ok(());
+            calls => {
+                let calls = calls.iter_mut().filter(|call| call.count > 0);
+                let addressed = calls.map(|call| addressed(call, stream));
+                let (calls, _held): (Vec<_>, Vec<_>) =
+                    addressed.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+                if !calls.is_empty() {
+                    enqueue(group, link, on_twin, stream, &calls)?;
+                }
             }
-            let device = &self.group.world.device;
-            let comm = match self.on_twin {
-                true => link.twin_comm()?,
-                false => link.comm()?,
-            };
-            let _calling = link.calling();
-            let _launching = self.group.world.vitals.launching()?;
-            // SAFETY: `check` found place and lengths; buffers give their memory back behind the
-            // stream, because `enter` and `leave` order it with their own.
-            unsafe { B::launch(device, comm, stream, &addressed) }?;
         }
-        for call in self.calls.iter().filter(|call| call.count > 0) {
+        for call in calls.iter().filter(|call| call.count > 0) {
             if let Some(recv) = &call.recv {
                 recv.leave(stream, Access::Write)?;
             }
@@ -162,6 +116,58 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
         }
         Ok(())
     }
+}
+
+/// What lasts until a call is enqueued.
+type Guards<'s> = [Option<Box<dyn Held + 's>>; 2];
+
+/// The call by addresses, with `stream` made to wait for earlier uses of its operands.
+#[inline]
+fn addressed<'s, B: Backend>(
+    call: &'s mut Prepared<'_, B>,
+    stream: &'s B::Stream,
+) -> Result<(Call, Guards<'s>)> {
+    let (mut recv, mut held) = (0, [None, None]);
+    if let Some(operand) = &mut call.recv {
+        (recv, held[0]) = operand.enter(stream, Access::Write)?;
+    }
+    let width = call.dtype.bytes() as i64;
+    let send = match &mut call.send {
+        Send::Nothing => 0,
+        Send::InPlace(start) => recv.wrapping_add_signed(*start as i64 * width),
+        Send::From(operand) => {
+            let (addr, guard) = operand.enter(stream, Access::Read)?;
+            held[1] = guard;
+            addr
+        }
+    };
+    let call = Call {
+        op: call.op,
+        dtype: call.dtype,
+        count: call.count,
+        send,
+        recv,
+        avoid_windows: call.choice.avoid_windows,
+    };
+    Ok((call, held))
+}
+
+fn enqueue<B: Backend>(
+    group: &GroupCore<B>,
+    link: &Link<B>,
+    on_twin: bool,
+    stream: &B::Stream,
+    calls: &[Call],
+) -> Result<()> {
+    let comm = match on_twin {
+        true => link.twin_comm()?,
+        false => link.comm()?,
+    };
+    let _calling = link.calling();
+    let _launching = group.world.vitals.launching()?;
+    // SAFETY: `check` found place and lengths; buffers give their memory back behind the stream,
+    // because `enter` and `leave` order it with their own.
+    unsafe { B::launch(&group.world.device, comm, stream, calls) }
 }
 
 /// Everything that can be wrong on this rank alone.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buf::Buf;
-use super::memory::{Memory, Place};
+use super::memory::Memory;
 use super::plain::{Plain, PlainMut};
 use super::shared::{Shared, SharedMut, SharedView};
 use super::shared_memory::SharedMemory;
@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 use crate::group::tag::GroupTag;
 use crate::group::world::Rank;
+use crate::pool::arena::ArenaId;
+use crate::pool::placement::Position;
 use crate::scope::routing;
 
 /// One operand of a call: where it is, how long it is, whose it is.
@@ -46,6 +48,15 @@ pub(crate) enum Owner<'a, B: Backend> {
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     // only the Cuda backend has such memory
     Foreign(Box<dyn Foreign<B> + 'a>),
+}
+
+/// Where an operand begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Located {
+    pub(crate) arena: ArenaId,
+    pub(crate) at: Position,
+    /// It is known to lie in a window of the group; if not, the ledger says whether it does.
+    pub(crate) has_window: bool,
 }
 
 /// Memory that this crate does not own.
@@ -123,14 +134,27 @@ impl<'a, B: Backend> Operand<'a, B> {
         }
     }
 
-    /// The buffer's place, if that is an arena of symmetric memory, and how many bytes behind its
-    /// start the operand begins.
-    pub(crate) fn place(&self) -> Option<(Place<'_, B>, u64)> {
-        match &self.owner {
-            Owner::Ours { memory, offset } => Some((memory.place()?, *offset)),
-            Owner::Shared { memory, offset } => Some((memory.place()?, *offset)),
-            Owner::Foreign(_) => None,
-        }
+    /// Where it begins, if its memory is of an arena of symmetric memory; for a call of the group.
+    #[inline]
+    pub(crate) fn located(&self, group: &Arc<GroupCore<B>>) -> Option<Located> {
+        let (place, offset, has_window) = match &self.owner {
+            Owner::Ours { memory, offset } => {
+                let place = memory.place()?;
+                let own = Arc::ptr_eq(place.group, group);
+                (place, offset, own && memory.window(&place).is_some())
+            }
+            Owner::Shared { memory, offset } => (memory.place()?, offset, false),
+            Owner::Foreign(_) => return None,
+        };
+        let block = place.block.position;
+        Some(Located {
+            arena: place.arena,
+            at: Position {
+                offset: block.offset + offset,
+                ..block
+            },
+            has_window,
+        })
     }
 
     /// The addresses it covers, where they are known before the call.

@@ -327,6 +327,12 @@ impl<B: Backend> Active<B> {
             .get_or_insert_with(|| error.clone());
     }
 
+    /// Whether symmetric kernels of this NCCL, captured now, would read too early: see
+    /// [`EARLY_READ`](defects::EARLY_READ).
+    pub(crate) fn reads_early(&self, version: u32) -> bool {
+        defects::EARLY_READ.affects(version) && !self.pool.options.early_reads
+    }
+
     /// The first thing that made the capture worthless.
     pub(crate) fn check(&self) -> Result<()> {
         match &self.found.borrow().failed {
@@ -413,14 +419,6 @@ pub(crate) fn refuse<B: Backend>(
             Err(error)
         }
     }
-}
-
-/// Whether symmetric kernels, captured now, would read too early: see
-/// [`EARLY_READ`](defects::EARLY_READ).
-pub(crate) fn reads_early<B: Backend>(group: &GroupCore<B>) -> bool {
-    defects::EARLY_READ.affects(group.link().version)
-        && capture_on_this_thread(&group.world)
-            .is_some_and(|capture| !capture.pool.options.early_reads)
 }
 
 /// Whether the group may register what is pending now: not in a capture, unless that was asked for.

@@ -13,7 +13,6 @@ use crate::agreement::record::{ArenaMark, Record, What, Words};
 use crate::agreement::ring::Step;
 use crate::backend::Backend;
 use crate::backend::call::Op;
-use crate::backend::driver::Releases;
 use crate::error::{Error, Result};
 use crate::registration::round::Due;
 use crate::registration::statement::ALIKE;
@@ -28,11 +27,7 @@ const SLICE: Duration = Duration::from_millis(10);
 /// The history of the group's arena, for what depends on it. Graph pools have arenas of their own:
 /// what a rank did before on its own changes nothing there.
 pub(crate) fn history<B: Backend>(group: &GroupCore<B>) -> ArenaMark {
-    let (digest, allocations) = group.arena.history();
-    ArenaMark {
-        digest,
-        allocations,
-    }
+    group.arena.history().into()
 }
 
 /// States what this rank is about to do as the group's next point. Waits only for a peer that is a
@@ -186,13 +181,18 @@ impl<'a, B: Backend> Wait<'a, B> {
 
 /// Waits until all ranks have come to the point that this one has just passed, where a kernel on
 /// windows could not be released if one of them never came.
+#[inline]
 pub(crate) fn all_first<B: Backend>(group: &GroupCore<B>, link: &Link<B>) -> Result<()> {
-    let Some(agreement) = &link.agreement else {
-        return Ok(());
-    };
-    if link.releases() == Releases::All && !group.world.vitals.limits.agree_first {
-        return Ok(());
+    match &link.agreement {
+        Some(agreement) if link.all_first => wait_for_all(group, agreement),
+        _ => Ok(()),
     }
+}
+
+fn wait_for_all<B: Backend>(
+    group: &GroupCore<B>,
+    agreement: &Agreement,
+) -> Result<()> {
     let mut wait = None;
     while let Some(missing) = agreement.missing_here() {
         let what = || format!("step {} of {}", agreement.seq(), group.label());

@@ -117,7 +117,8 @@ impl<'a, G: GroupTag, B: Backend> Batch<'a, G, B> {
     /// Those of the operations; nothing is launched then.
     #[track_caller]
     pub fn launch(mut self) -> Result<Vec<Path>> {
-        run(self.group.core(), Site::caller(), &mut self.calls)
+        run(self.group.core(), Site::caller(), &mut self.calls)?;
+        Ok(self.calls.iter().map(|call| call.choice.path).collect())
     }
 
     fn push(&mut self, call: Prepared<'a, B>) -> &mut Self {

@@ -22,7 +22,7 @@ use crate::pool::SEGMENT_GRANULE;
 use crate::pool::segment::Segment;
 use crate::pool::usage::Claim;
 use crate::registration::round::{self, Due};
-use crate::scope::routing::{self, Entry};
+use crate::scope::routing::{self, Inside};
 use crate::site::Site;
 
 /// The smallest buffer that is measured; what is smaller goes as it does.
@@ -60,7 +60,7 @@ struct Taken<B: Backend> {
 pub(super) fn calibrate<B: Backend>(group: &Arc<GroupCore<B>>, site: Site) -> Result<Calibration> {
     let world = &group.world;
     world.check()?;
-    let _entry = Entry::new(group, Claim::Scope, site)?;
+    let _inside = Inside::new(group, Claim::Scope, site)?;
     active::refuse(
         world,
         "calibrating a group",

@@ -251,11 +251,10 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
 
     #[track_caller]
     fn one(&self, call: Prepared<'_, B>) -> Result<Path> {
-        let paths = run(self.core(), Site::caller(), &mut [call])?;
-        let none = || Error::Config {
-            what: "a call without a path: please report this".into(),
-        };
-        paths.first().copied().ok_or_else(none)
+        let mut call = [call];
+        run(self.core(), Site::caller(), &mut call)?;
+        let [call] = call;
+        Ok(call.choice.path)
     }
 
     /// Elements of one rank's part of the operand.

@@ -2,7 +2,9 @@
 
 use std::any::TypeId;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
 
 use super::communicator::Communicator;
 use super::counts::Counts;
@@ -43,7 +45,7 @@ pub(crate) struct GroupCore<B: Backend> {
     /// Which of them are faster on the twin.
     pub(crate) table: Table,
     /// Replaced when the world is rebuilt.
-    link: RwLock<Arc<Link<B>>>,
+    link: ArcSwap<Link<B>>,
     /// Communicators that it had, this one counted.
     links: AtomicU64,
     /// What its ledgers have pending.
@@ -80,7 +82,7 @@ impl<B: Backend> GroupCore<B> {
             strictness: Strictness::new(world.strict),
             counts: Counts::default(),
             table: Table::default(),
-            link: RwLock::new(link),
+            link: ArcSwap::new(link),
             links: AtomicU64::new(1),
             unsettled,
             arena,
@@ -124,8 +126,13 @@ impl<B: Backend> GroupCore<B> {
 
     /// The communicator with its windows.
     pub(crate) fn link(&self) -> Arc<Link<B>> {
-        let link = self.link.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&link)
+        self.link.load_full()
+    }
+
+    /// The same for a while.
+    #[inline]
+    pub(crate) fn borrow_link(&self) -> Guard<Arc<Link<B>>> {
+        self.link.load()
     }
 
     /// How many communicators it had so far: names the one it has.
@@ -137,8 +144,7 @@ impl<B: Backend> GroupCore<B> {
     /// Looks into the ledger.
     #[inline]
     pub(crate) fn with_ledger<R>(&self, look: impl FnOnce(&mut Ledger<B>) -> R) -> R {
-        let link = self.link.read().unwrap_or_else(PoisonError::into_inner);
-        look(&mut link.ledger())
+        look(&mut self.link.load().ledger())
     }
 
     /// Notes in the ledger that a block of the group lies in this segment of its arena.
@@ -149,8 +155,7 @@ impl<B: Backend> GroupCore<B> {
 
     /// Puts another communicator in the place of one whose world failed.
     pub(crate) fn relink(&self, link: Arc<Link<B>>) -> Arc<Link<B>> {
-        let mut place = self.link.write().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::replace(&mut *place, link);
+        let old = self.link.swap(link);
         self.links.fetch_add(1, Ordering::Release);
         self.arena.tell_again(self.member);
         old

@@ -36,6 +36,8 @@ pub(crate) struct Link<B: Backend> {
     pub(super) twin: OnceLock<Twin<B>>,
     /// Twins made so far, also those that were not kept.
     pub(super) twins_made: AtomicU64,
+    /// A kernel on windows could not be released if a rank never came to it, so all come first.
+    pub(crate) all_first: bool,
     /// Where ranks compare what they call; `None` where there is nobody to compare with, or checks
     /// are off.
     pub(crate) agreement: Option<Arc<Agreement>>,
@@ -68,7 +70,10 @@ impl<B: Backend> Link<B> {
             }
             _ => None,
         };
+        let limits = &world.vitals.limits;
+        let released = B::releases(&comm.comm) == Releases::All;
         Ok(Arc::new(Self {
+            all_first: agreement.is_some() && (!released || limits.agree_first),
             split,
             agreements: AtomicU64::new(0),
             version: B::version(&comm.comm),
@@ -113,13 +118,6 @@ impl<B: Backend> Link<B> {
         Err(Error::Config {
             what: "this group was not rebuilt with its world, because some of its ranks had dropped it, or because its communicator is of another maker: split it again".into(),
         })
-    }
-
-    /// What a revoke could end in it.
-    pub(crate) fn releases(&self) -> Releases {
-        self.comm
-            .as_ref()
-            .map_or(Releases::All, |shared| B::releases(&shared.comm))
     }
 
     /// Whose streams use the communicators.

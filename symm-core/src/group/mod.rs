@@ -49,7 +49,7 @@ use crate::error::{Error, Result};
 use crate::pool::usage::Claim;
 use crate::registration::round::{self, Due};
 use crate::registration::trim;
-use crate::scope::routing::{self, Entry};
+use crate::scope::routing::{self, Inside};
 use crate::scope::{Scope, Suspension};
 use crate::site::Site;
 
@@ -182,7 +182,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     pub fn reserve(&self, bytes: u64) -> Result<()> {
         let site = Site::caller();
         self.core.world.check()?;
-        let _entry = Entry::new(&self.core, Claim::Scope, site)?;
+        let _inside = Inside::new(&self.core, Claim::Scope, site)?;
         active::refuse(
             &self.core.world,
             "reserving memory",

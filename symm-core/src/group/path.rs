@@ -138,14 +138,20 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
+    /// Without the window, which NCCL would not take either.
+    #[inline]
+    pub(crate) const fn plain(reason: Reason) -> Self {
+        Self {
+            path: Path::Plain(reason),
+            avoid_windows: false,
+        }
+    }
+
     /// The same, or the twin where windows would be taken and are slower.
     #[inline]
     pub(crate) fn or_twin(self, is_faster: impl FnOnce() -> bool) -> Self {
         match self.path {
-            Path::Symmetric if is_faster() => Self {
-                path: Path::Plain(Reason::Faster),
-                avoid_windows: false,
-            },
+            Path::Symmetric if is_faster() => Self::plain(Reason::Faster),
             _ => self,
         }
     }
@@ -168,10 +174,7 @@ pub(crate) fn choose(
     recv: Spot,
     facts: Facts,
 ) -> Choice {
-    let plain = |reason| Choice {
-        path: Path::Plain(reason),
-        avoid_windows: false,
-    };
+    let plain = Choice::plain;
     if facts.ranks == 1 {
         return plain(Reason::SingleRank);
     }

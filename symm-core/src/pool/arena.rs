@@ -2,7 +2,7 @@
 //! declared to share it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -63,7 +63,37 @@ pub(crate) struct Arena<B: Backend> {
     /// Blocks of shared buffers that this rank has dropped.
     pub(crate) returns: Returns<B>,
     usage: Usage,
+    /// What calls ask of the state without its lock.
+    glance: Glance<B>,
     state: Mutex<State<B>>,
+}
+
+/// What a call asks of an arena, which happens more often than anything else. The history is changed
+/// by the thread that is inside the arena, and read by it.
+#[derive(Debug)]
+struct Glance<B: Backend> {
+    digest: AtomicU64,
+    allocations: AtomicU64,
+    /// A stream that is noted: the first of the calls'.
+    stream: OnceLock<B::Stream>,
+}
+
+impl<B: Backend> Default for Glance<B> {
+    fn default() -> Self {
+        Self {
+            digest: AtomicU64::new(0),
+            allocations: AtomicU64::new(0),
+            stream: OnceLock::new(),
+        }
+    }
+}
+
+impl<B: Backend> Glance<B> {
+    #[inline]
+    fn history(&self, state: &State<B>) {
+        self.digest.store(state.digest, Ordering::Relaxed);
+        self.allocations.store(state.allocations, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -108,6 +138,7 @@ impl<B: Backend> Arena<B> {
             pool: Arc::clone(pool),
             returns: Returns::default(),
             usage: Usage::default(),
+            glance: Glance::default(),
             state: Mutex::new(state),
         })
     }
@@ -135,12 +166,13 @@ impl<B: Backend> Arena<B> {
             .streams
             .wait(stream, streams)
             .inspect_err(|_| state.placement.give(position, bytes, streams))?;
-        self.usage.claim(Claim::Buffer);
+        self.usage.claim_buffer();
         state.live += bytes;
         state.peak = state.peak.max(state.live);
         state.blocks += 1;
         state.allocations += 1;
         state.digest = mix(state.digest, bytes, position);
+        self.glance.history(state);
         let segment = &state.segments[position.segment];
         let block = Block {
             position,
@@ -258,6 +290,7 @@ impl<B: Backend> Arena<B> {
         let mut state = self.state();
         state.placement.forget_sizes();
         (state.digest, state.allocations) = (0, 0);
+        self.glance.history(&state);
     }
 
     /// Gives the segments from `keep` on back, which are free as a whole, and says how many bytes
@@ -283,9 +316,20 @@ impl<B: Backend> Arena<B> {
         self.state().segments.get(index).cloned()
     }
 
-    /// Notes that work on `stream` uses the arena's memory, so that teardown waits for it.
-    pub(crate) fn note_stream(&self, stream: &B::Stream) {
-        self.state().streams.note(stream);
+    /// Notes that work on `stream` uses the arena's memory, so that teardown waits for it. Returns
+    /// the arena's [`history`](Self::history), which a call states.
+    #[inline]
+    pub(crate) fn note_stream(&self, stream: &B::Stream) -> (u64, u64) {
+        let glance = &self.glance;
+        let first = glance.stream.get();
+        if !first.is_some_and(|first| B::same_stream(first, stream)) {
+            self.state().streams.note(stream);
+            glance.stream.get_or_init(|| stream.clone());
+        }
+        (
+            glance.digest.load(Ordering::Relaxed),
+            glance.allocations.load(Ordering::Relaxed),
+        )
     }
 
     /// Every stream that used the arena's memory.

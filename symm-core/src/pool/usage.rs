@@ -3,9 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
-use crate::site::Site;
+use crate::site::{Site, SiteCell};
 
 /// What a thread holds of an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +19,16 @@ pub(crate) enum Claim {
 /// The thread that uses an arena, and for what.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
-    /// The last thread that came while nobody was inside, and where. Who comes holds the lock; who
-    /// leaves does not, so that leaving is one instruction.
-    entered: Mutex<(u64, Option<Site>)>,
-    inside: AtomicUsize,
+    /// The last thread that came while nobody was inside, above, and how often it is inside, below:
+    /// one word, so that coming and leaving are one locked instruction each.
+    inside: AtomicU64,
+    /// Where that thread came in first; for messages.
+    site: SiteCell,
     buffers: AtomicUsize,
 }
+
+/// The claims of the thread that is inside.
+const DEPTH: u64 = (1 << 16) - 1;
 
 impl Usage {
     /// Lets this thread in, or says where the other one entered.
@@ -35,36 +37,44 @@ impl Usage {
     /// its allocations would depend on timing.
     #[inline]
     pub(crate) fn enter(&self, claim: Claim, site: Site) -> Result<(), Site> {
-        let me = thread_number();
-        let mut entered = self.entered.lock();
+        let me = thread_number() << DEPTH.count_ones();
         // Acquire: what the last one inside did, and the one that dropped the last buffer.
-        let inside = self.inside.load(Ordering::Acquire) > 0;
-        let taken = inside || (claim == Claim::Scope && self.buffers.load(Ordering::Acquire) > 0);
-        if taken && entered.0 != me {
-            return Err(entered.1.unwrap_or(site));
+        let mut found = self.inside.load(Ordering::Acquire);
+        loop {
+            let depth = found & DEPTH;
+            let taken =
+                depth > 0 || (claim == Claim::Scope && self.buffers.load(Ordering::Acquire) > 0);
+            if taken && found & !DEPTH != me {
+                return Err(self.site.load().unwrap_or(site));
+            }
+            let entered = self.inside.compare_exchange_weak(
+                found,
+                me | (depth + 1),
+                Ordering::Acquire,
+                Ordering::Acquire,
+            );
+            match entered {
+                Ok(_) if depth > 0 => return Ok(()),
+                Ok(_) => {
+                    self.site.store(site);
+                    return Ok(());
+                }
+                Err(now) => found = now,
+            }
         }
-        if !inside {
-            *entered = (me, Some(site));
-        }
-        self.claim(claim);
-        Ok(())
     }
 
+    /// A block of this thread's is a buffer from here on.
     #[inline]
-    pub(crate) fn claim(&self, claim: Claim) {
-        self.count(claim).fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn claim_buffer(&self) {
+        self.buffers.fetch_add(1, Ordering::Relaxed);
     }
 
     #[inline]
     pub(crate) fn release(&self, claim: Claim) {
-        self.count(claim).fetch_sub(1, Ordering::Release);
-    }
-
-    #[inline]
-    fn count(&self, claim: Claim) -> &AtomicUsize {
         match claim {
-            Claim::Buffer => &self.buffers,
-            Claim::Scope | Claim::Call => &self.inside,
+            Claim::Buffer => drop(self.buffers.fetch_sub(1, Ordering::Release)),
+            Claim::Scope | Claim::Call => drop(self.inside.fetch_sub(1, Ordering::Release)),
         }
     }
 }

@@ -14,14 +14,14 @@ use crate::group::core::GroupCore;
 use crate::group::link::Link;
 use crate::pool::arena::Surveyed;
 use crate::pool::usage::Claim;
-use crate::scope::routing::Entry;
+use crate::scope::routing::Inside;
 use crate::site::Site;
 
 /// Gives the arena's last segments back, as far as they are empty on all ranks, and says how many
 /// bytes that was.
 pub(crate) fn trim<B: Backend>(group: &Arc<GroupCore<B>>, site: Site) -> Result<u64> {
     group.world.check()?;
-    let _entry = Entry::new(group, Claim::Scope, site)?;
+    let _inside = Inside::new(group, Claim::Scope, site)?;
     active::refuse(
         &group.world,
         "trimming an arena",

@@ -19,7 +19,6 @@ use crate::error::Result;
 use crate::group::core::GroupCore;
 use crate::group::tag::{Dyn, GroupTag};
 use crate::group::world::Fate;
-use crate::pool::usage::Claim;
 use crate::registration::round::{self, Due};
 use crate::site::Site;
 
@@ -101,7 +100,7 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     pub(crate) fn open(group: &Arc<GroupCore<B>>, enabled: bool, site: Site) -> Result<Self> {
         group.world.check()?;
         let token = match enabled {
-            true => routing::push(site, Kind::Scope(Entry::new(group, Claim::Scope, site)?)),
+            true => routing::push(site, Kind::Scope(Entry::new(group, site)?)),
             false => routing::push(site, Kind::Disabled(Arc::clone(group))),
         };
         Ok(Self {

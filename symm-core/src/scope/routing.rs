@@ -59,7 +59,7 @@ impl<B: Backend> Kind<B> {
     /// The group of a scope, and whether the scope is switched on.
     fn scope(&self) -> Option<(&Arc<GroupCore<B>>, bool)> {
         match self {
-            Kind::Scope(entry) => Some((&entry.group, true)),
+            Kind::Scope(entry) => Some((&entry.0, true)),
             Kind::Disabled(group) => Some((group, false)),
             Kind::Suspended | Kind::Stream(_) | Kind::Pass(_) => None,
         }
@@ -73,22 +73,43 @@ impl<B: Backend> Kind<B> {
 
 /// A thread's claim on an arena, given back on every way out.
 #[derive(Debug)]
-pub(crate) struct Entry<B: Backend> {
-    group: Arc<GroupCore<B>>,
+pub(crate) struct Inside<'a, B: Backend> {
+    group: &'a GroupCore<B>,
     claim: Claim,
 }
 
-impl<B: Backend> Entry<B> {
+impl<'a, B: Backend> Inside<'a, B> {
     /// Lets this thread in, or fails with `GroupBusy`.
     #[inline]
-    pub(crate) fn new(group: &Arc<GroupCore<B>>, claim: Claim, site: Site) -> Result<Self> {
-        match group.arena.enter(claim, site) {
-            Ok(()) => Ok(Self {
-                group: Arc::clone(group),
-                claim,
-            }),
-            Err(there) => Err(busy(group, site, there)),
-        }
+    pub(crate) fn new(group: &'a GroupCore<B>, claim: Claim, site: Site) -> Result<Self> {
+        enter(group, claim, site)?;
+        Ok(Self { group, claim })
+    }
+}
+
+#[inline]
+fn enter<B: Backend>(group: &GroupCore<B>, claim: Claim, site: Site) -> Result<()> {
+    let entered = group.arena.enter(claim, site);
+    entered.map_err(|there| busy(group, site, there))
+}
+
+impl<B: Backend> Drop for Inside<'_, B> {
+    #[inline]
+    fn drop(&mut self) {
+        self.group.arena.leave(self.claim);
+    }
+}
+
+/// A scope's claim, which keeps its group.
+#[derive(Debug)]
+pub(crate) struct Entry<B: Backend>(Arc<GroupCore<B>>);
+
+impl<B: Backend> Entry<B> {
+    /// As [`Inside::new`].
+    #[inline]
+    pub(crate) fn new(group: &Arc<GroupCore<B>>, site: Site) -> Result<Self> {
+        enter(group, Claim::Scope, site)?;
+        Ok(Self(Arc::clone(group)))
     }
 }
 
@@ -104,7 +125,7 @@ fn busy<B: Backend>(group: &GroupCore<B>, here: Site, there: Site) -> Error {
 impl<B: Backend> Drop for Entry<B> {
     #[inline]
     fn drop(&mut self) {
-        self.group.arena.leave(self.claim);
+        self.0.arena.leave(Claim::Scope);
     }
 }
 
@@ -254,11 +275,17 @@ pub(crate) fn clear<B: Backend>() -> Option<Site> {
 /// world's.
 #[inline]
 pub(crate) fn stream<B: Backend>(rank: &Rank<B>) -> B::Stream {
+    pushed_stream(rank).unwrap_or_else(|| rank.stream.clone())
+}
+
+/// The innermost stream scope's, if there is one.
+#[inline]
+pub(crate) fn pushed_stream<B: Backend>(rank: &Rank<B>) -> Option<B::Stream> {
     let pushed = B::routing(|routing| match routing.streams.get() {
         0 => None,
         _ => routing.stream_on(&rank.device),
     });
-    pushed.flatten().unwrap_or_else(|| rank.stream.clone())
+    pushed.flatten()
 }
 
 /// Whether a pass is under way on this thread.
@@ -292,7 +319,7 @@ pub(crate) fn target<B: Backend>() -> Result<Target<B>> {
             .iter()
             .rev()
             .find_map(|frame| match &frame.kind {
-                Kind::Scope(entry) => Some(Target::Arena(Arc::clone(&entry.group))),
+                Kind::Scope(entry) => Some(Target::Arena(Arc::clone(&entry.0))),
                 Kind::Disabled(group) => Some(Target::Plain(Arc::clone(&group.world))),
                 Kind::Suspended => routing.home.borrow().upgrade().map(Target::Plain),
                 Kind::Stream(_) | Kind::Pass(_) => None,

@@ -7,6 +7,7 @@ use symm_core::{
 };
 
 use super::data::{elements, reduced, summands};
+use super::steps::reads_early;
 use super::{Case, Left, Outcome, Right, Tp};
 
 pub(super) fn cases<B: Backend>() -> Vec<Case<B>> {
@@ -135,6 +136,11 @@ fn graphs_keep_their_paths<B: Backend>(world: &World<B>) -> Outcome {
     })?;
     let paths = graph.output().1;
     if let Some(expected) = path(&found, "all_reduce", "f32", 64 << 10) {
+        // Where captured symmetric kernels read too early, all captured calls keep off them.
+        let expected = match reads_early() {
+            true => Path::Plain(Reason::Defect),
+            false => expected,
+        };
         ensure_eq!(paths[0], expected);
     }
     // What is found later changes nothing in the graph.

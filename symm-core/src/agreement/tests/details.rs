@@ -222,7 +222,7 @@ fn a_torn_record_is_never_read() {
                 assert_eq!(read, record(n));
                 seen += 1;
             }
-            lap = board_lap(layout, board.words()).max(1);
+            lap = board_lap(&layout, board.words()).max(1);
         }
         assert_eq!(
             details.read(0, last * POINTS as u64),
@@ -234,7 +234,7 @@ fn a_torn_record_is_never_read() {
 }
 
 /// The lap of the first entry of rank 0, from its sequence word.
-fn board_lap(layout: Layout, words: &[crate::agreement::sync::AtomicU64]) -> u64 {
+fn board_lap(layout: &Layout, words: &[crate::agreement::sync::AtomicU64]) -> u64 {
     let first = layout.bytes() / 8 - 2 * 8 - 2 * POINTS * 16;
     (words[first].load(Ordering::Relaxed) >> 1) / POINTS as u64
 }
