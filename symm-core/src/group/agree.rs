@@ -189,10 +189,7 @@ pub(crate) fn all_first<B: Backend>(group: &GroupCore<B>, link: &Link<B>) -> Res
     }
 }
 
-fn wait_for_all<B: Backend>(
-    group: &GroupCore<B>,
-    agreement: &Agreement,
-) -> Result<()> {
+fn wait_for_all<B: Backend>(group: &GroupCore<B>, agreement: &Agreement) -> Result<()> {
     let mut wait = None;
     while let Some(missing) = agreement.missing_here() {
         let what = || format!("step {} of {}", agreement.seq(), group.label());

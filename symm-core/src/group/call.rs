@@ -262,7 +262,12 @@ fn choice<B: Backend>(
         },
     };
     let bytes = call.bytes();
-    let is_faster = || has_twin && group.table.prefers_twin(call.op, call.dtype, bytes, facts.ranks);
+    let is_faster = || {
+        has_twin
+            && group
+                .table
+                .prefers_twin(call.op, call.dtype, bytes, facts.ranks)
+    };
     choose(call.op, call.dtype, bytes, send, recv, facts).or_twin(is_faster)
 }
 

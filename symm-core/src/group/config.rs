@@ -187,10 +187,10 @@ impl<B: Backend> Config<B> {
     }
 
     /// Whether groups start with the paths that are known to be faster: those of an earlier
-    /// [`Group::calibrate`](crate::Group::calibrate), else what is shipped for the GPU. Off by default:
-    /// groups start with NCCL's own choice, which is the window wherever there is a symmetric kernel,
-    /// and only a calibration changes it. Where this is not called, `SYMM_TUNED=1` in the environment
-    /// switches it on.
+    /// [`Group::calibrate`](crate::Group::calibrate), else what is shipped for the GPU. On by default;
+    /// off, groups start with NCCL's own choice, which is the window wherever there is a symmetric
+    /// kernel, and only a calibration changes it. Where this is not called, `SYMM_TUNED=0` in the
+    /// environment switches it off.
     pub fn tuned(mut self, on: bool) -> Self {
         self.tuned = Some(on);
         self
@@ -217,7 +217,7 @@ impl<B: Backend> Config<B> {
         let set = std::env::var_os(NAME).filter(|value| !value.is_empty());
         match (self.tuned, set) {
             (Some(on), _) => Ok(on),
-            (None, None) => Ok(false),
+            (None, None) => Ok(true),
             (None, Some(_)) => env::flag(NAME, |name| std::env::var_os(name)),
         }
     }

@@ -1,8 +1,8 @@
 //! What all handles of one group share.
 
 use std::any::TypeId;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 

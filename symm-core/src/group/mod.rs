@@ -243,8 +243,8 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     ///
     /// The slowest rank's median counts, and all ranks get rank 0's table. Rank 0 also keeps it for
     /// the next start ([`Config::cache_dir`](crate::Config::cache_dir)), by GPU, number of ranks,
-    /// NCCL's version and its settings, unless the repeats differed too much. With
-    /// [`Config::tuned`](crate::Config::tuned) a group that is made later starts with what was kept,
+    /// NCCL's version and its settings, unless the repeats differed too much. A group that is made
+    /// later starts with what was kept ([`Config::tuned`](crate::Config::tuned) switches that off),
     /// else with the table that is shipped for its GPU, else with NCCL's own choice. Its twin is then
     /// made with its first window. A twin takes as long to make as a communicator and memory of NCCL's own:
     /// [`PoolStats::twins`](crate::PoolStats::twins) counts them. Graphs go on as they were captured.

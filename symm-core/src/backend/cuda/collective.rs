@@ -30,7 +30,10 @@ pub(super) unsafe fn launch(
     // `cudaMemset` (2.28.9 to 2.30.7, `ncclCollPreconnect` in group.cc).
     let _relaxed = Relaxed::if_strict(device)?;
     // In a group of one rank they are copies.
-    if comm.size() > 1 && calls.iter().any(|call| call.op.has_symmetric_kernels()) {
+    if comm.size() > 1
+        && comm.may_take_symmetric_kernels()
+        && calls.iter().any(|call| call.op.has_symmetric_kernels())
+    {
         device.separate(stream)?;
     }
     let enqueue = Enqueue {

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::device::Device;
@@ -15,6 +16,9 @@ use crate::backend::driver::{Releases, Seat, Split};
 use crate::error::{Error, Result};
 use crate::rendezvous::Topic;
 
+/// Small collectives take symmetric LL kernels on any memory from this version on (`sym_kernels.cc`).
+const SYMMETRIC_WITHOUT_WINDOWS: u32 = 22_902;
+
 /// The channels on which unique ids are handed out, one for each communicator.
 const UNIQUE_ID: u64 = u64::from_le_bytes(*b"uniqueid");
 
@@ -27,6 +31,8 @@ pub struct Comm {
     size: usize,
     world_rank: usize,
     owned: bool,
+    /// A window was registered in it, by us as far as we know.
+    windowed: AtomicBool,
     /// Whether a revoke was begun. Locked while it is under way.
     revoked: Mutex<bool>,
     nccl: &'static Nccl,
@@ -137,6 +143,7 @@ impl Comm {
         // SAFETY: just made, and ours.
         let comm = Self {
             owned: true,
+            windowed: AtomicBool::new(false),
             ..unsafe { Self::adopt(device, raw) }?
         };
         if (comm.size, comm.rank) != (size, rank) {
@@ -183,9 +190,15 @@ impl Comm {
             size: size as usize,
             world_rank: device.rank,
             owned: false,
+            windowed: AtomicBool::new(true),
             revoked: Mutex::new(false),
             nccl,
         })
+    }
+
+    /// Whether its collectives may take symmetric kernels: without a window those came with 2.29.2.
+    pub(super) fn may_take_symmetric_kernels(&self) -> bool {
+        self.windowed.load(Ordering::Relaxed) || self.nccl.version >= SYMMETRIC_WITHOUT_WINDOWS
     }
 
     /// The `ncclComm_t`.
@@ -284,6 +297,7 @@ impl Comm {
         let _relaxed = (device.nccl.version < REGISTERS_IN_CAPTURE)
             .then(|| Relaxed::enter(device))
             .transpose()?;
+        self.windowed.store(true, Ordering::Relaxed);
         let slot: *mut RawWindow = Box::into_raw(Box::new(ptr::null_mut()));
         let base = segment.base as *mut c_void;
         // SAFETY: communicator and segment are alive, the device is current, and the slot stays.
