@@ -52,8 +52,9 @@ struct Taken<B: Backend> {
     segment: Arc<Segment<B>>,
     window: Option<B::Window>,
     meter: Option<Meter<B>>,
-    /// If it was made here.
-    twin: Option<Arc<Communicator<B>>>,
+    /// The one with the window, and its twin. Not the group's own: once something was captured on a
+    /// communicator, NCCL takes longer for each launch on it.
+    comms: Vec<Arc<Communicator<B>>>,
 }
 
 /// All ranks of the group call it at the same point.
@@ -93,19 +94,19 @@ pub(super) fn calibrate<B: Backend>(group: &Arc<GroupCore<B>>, site: Site) -> Re
         segment,
         window: None,
         meter: None,
-        twin: None,
+        comms: Vec::new(),
     };
     let measured = measure(group, &link, &mut taken, largest);
     let found = measured.and_then(|found| decide(group, &link, found));
     match found {
         Ok((choices, found)) => {
-            end(group, &link, taken, choices).map_err(first)?;
+            end(group, &link, taken).map_err(first)?;
             Ok(report(group, choices, &found))
         }
         Err(error) => {
             // Before anything waits for what peers may never end.
             let error = first(error);
-            abandon(group, &link, taken);
+            abandon(group, taken);
             Err(error)
         }
     }
@@ -164,15 +165,11 @@ fn measure<B: Backend>(
     if !has_kernels(group, link, taken)? {
         return Ok(Vec::new());
     }
-    let pair = match link.twin_communicator() {
-        Some(twin) => twin,
-        None => {
-            let made = twin::make(group, link)?;
-            taken.twin = Some(Arc::clone(&made));
-            made
-        }
+    taken.comms.push(twin::make(group, link)?);
+    let [main, twin] = &taken.comms[..] else {
+        return Ok(Vec::new());
     };
-    let comms = [link.comm()?, &pair.comm];
+    let comms = [&main.comm, &twin.comm];
     let world = &group.world;
     // The thread's stream too, whose work may not have been noted.
     let mut behind = group.arena.streams();
@@ -218,17 +215,16 @@ fn has_kernels<B: Backend>(
     link: &Arc<Link<B>>,
     taken: &mut Taken<B>,
 ) -> Result<bool> {
-    link.wait_for_closed_books()?;
-    taken.window = round::register(group, link, &taken.segment)?;
+    let main = twin::make(group, link)?;
+    taken.comms.push(Arc::clone(&main));
+    taken.window = round::register(group, link, &main, &taken.segment)?;
     let mine = [taken.window.is_some()].into_iter();
     let windows = round::agreed(group, link, mine, "the window of a calibration")?;
     if windows != [true] {
         return Ok(false);
     }
     if link.kernels().is_none() {
-        let mine = [round::probe(group, link, &taken.segment)?].into_iter();
-        let found = round::agreed(group, link, mine, "the kernels of a calibration")?;
-        link.found_kernels(found == [true]);
+        link.found_kernels(round::kernels(group, link, &main, &taken.segment)?);
     }
     Ok(link.kernels() == Some(true))
 }
@@ -274,65 +270,54 @@ fn decide<B: Backend>(
     Ok((start::share(group, link, choices)?, found))
 }
 
-/// Gives back what was taken. All ranks have measured, so no kernel reaches for this rank's segment.
-fn end<B: Backend>(
-    group: &GroupCore<B>,
-    link: &Arc<Link<B>>,
-    taken: Taken<B>,
-    choices: Choices,
-) -> Result<()> {
-    let Taken {
-        segment,
-        window,
-        meter,
-        twin,
-    } = taken;
-    let world = &group.world;
-    let ended = meter.map_or(Ok(()), |meter| meter.end(group));
-    let gone = window.map_or(Ok(()), |window| {
-        let _calling = link.calling();
-        B::deregister(&world.device, link.comm()?, window)
-    });
-    drop(segment);
-    match twin {
-        Some(twin) if choices.want_twin() => link.enter_twin(twin, &world.pool),
-        Some(twin) => {
-            let device = Arc::clone(&world.device);
-            world.pool.reaper.aside(move || twin.release(&device));
-        }
-        None => {}
+/// Gives back what was taken, and makes the group's twin if it needs one from here on. All ranks have
+/// measured, so no kernel reaches for this rank's segment.
+fn end<B: Backend>(group: &GroupCore<B>, link: &Arc<Link<B>>, taken: Taken<B>) -> Result<()> {
+    let device = Arc::clone(&group.world.device);
+    let mut outcome = Ok(());
+    if let Some(meter) = taken.meter {
+        outcome = meter.end(group);
     }
-    ended.and(gone)
+    if let (Some(window), [main, ..]) = (taken.window, &taken.comms[..]) {
+        outcome = outcome.and(B::deregister(&device, &main.comm, window));
+    }
+    drop(taken.segment);
+    // Which may wait for peers.
+    let comms = taken.comms;
+    group
+        .world
+        .pool
+        .reaper
+        .aside(move || release(comms, &device));
+    outcome.and_then(|()| twin::make_if_wanted(group, link))
 }
 
 /// The same after the world has failed, on the reaper: behind the release of what is stuck.
-fn abandon<B: Backend>(group: &GroupCore<B>, link: &Arc<Link<B>>, taken: Taken<B>) {
-    let (world, link) = (Arc::clone(&group.world), Arc::clone(link));
+fn abandon<B: Backend>(group: &GroupCore<B>, taken: Taken<B>) {
+    let world = Arc::clone(&group.world);
     group.world.pool.reaper.later(move || {
-        let Taken {
-            segment,
-            window,
-            meter,
-            twin,
-        } = taken;
         let device = &world.device;
-        let ended = meter.map_or(Ok(()), |meter| meter.abandoned(device));
-        let comm = link.communicator()?;
-        let gone = match window {
+        let mut outcome = Ok(());
+        if let Some(meter) = taken.meter {
+            outcome = meter.abandoned(device);
+        }
+        if let (Some(window), [main, ..]) = (taken.window, &taken.comms[..]) {
             // A revoked communicator takes its windows along when it is aborted.
-            Some(_) if comm.is_revoked() => {
-                comm.keep(vec![segment]);
-                Ok(())
+            match main.is_revoked() {
+                true => main.keep(vec![taken.segment]),
+                false => outcome = outcome.and(B::deregister(device, &main.comm, window)),
             }
-            Some(window) => {
-                let _calling = link.calling();
-                B::deregister(device, &comm.comm, window)
-            }
-            None => Ok(()),
-        };
-        let twin = twin.map_or(Ok(()), |twin| twin.release(device));
-        ended.and(gone).and(twin)
+        }
+        outcome.and(release(taken.comms, device))
     });
+}
+
+fn release<B: Backend>(comms: Vec<Arc<Communicator<B>>>, device: &B::Device) -> Result<()> {
+    let mut outcome = Ok(());
+    for comm in comms {
+        outcome = outcome.and(comm.release(device));
+    }
+    outcome
 }
 
 /// Keeps what was found, if it is worth it, and says it.

@@ -11,6 +11,10 @@ use crate::agreement::watched::{Ended, watched};
 use crate::backend::Backend;
 use crate::backend::driver::Split;
 use crate::error::{Error, Result};
+use crate::rendezvous::Topic;
+
+/// The channel on which ranks tell whether they found symmetric kernels.
+const KERNELS: u64 = u64::from_le_bytes(*b"kernels?");
 
 /// A communicator of the split's members, made without a parent.
 pub(crate) fn connect<B: Backend>(
@@ -41,12 +45,54 @@ pub(crate) fn cut<B: Backend>(rank: &Arc<Rank<B>>, split: &Split) -> Result<Arc<
     made(rank, "split", deadline, call)
 }
 
+/// Finds out whether symmetric kernels join all ranks, which are here.
+pub(crate) fn find_kernels<B: Backend>(
+    rank: &Arc<Rank<B>>,
+    trunk: &Arc<Communicator<B>>,
+) -> Result<()> {
+    let (device, comm) = (Arc::clone(&rank.device), Arc::clone(trunk));
+    let call = move || {
+        let found = B::kernels_of_all(&device, &comm.comm);
+        let released = comm.release(&device);
+        found.and_then(|found| released.map(|()| found))
+    };
+    let what = "the search for kernels";
+    let Some(mine) = inside(rank, what, rank.vitals.limits.inside(), call)? else {
+        return Ok(());
+    };
+    let seat = &rank.seat;
+    let everyone = (0..seat.ranks).collect();
+    let topic = Topic {
+        channel: Topic::channel(&[KERNELS]),
+        step: 0,
+    };
+    let mine = vec![u8::from(mine)];
+    let told = seat
+        .rendezvous
+        .exchange(topic, &everyone, mine, what, seat.deadline)?;
+    // NCCL may give one rank alone no window.
+    rank.kernels
+        .get_or_init(|| told.iter().all(|told| told[..] == [1]));
+    Ok(())
+}
+
 fn made<B: Backend>(
     rank: &Arc<Rank<B>>,
     name: &'static str,
     deadline: Duration,
     call: impl FnOnce() -> Result<B::Comm> + Send + 'static,
 ) -> Result<Arc<Communicator<B>>> {
+    inside(rank, name, deadline, call).map(|comm| rank.vitals.own(comm))
+}
+
+/// Runs a call of NCCL that waits for peers; a communicator or an answer that some ranks have and
+/// others have not is of no use to any.
+fn inside<B: Backend, T: Send + 'static>(
+    rank: &Arc<Rank<B>>,
+    name: &'static str,
+    deadline: Duration,
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let vitals = &rank.vitals;
     let late = || Error::Timeout {
         rank: rank.seat.rank,
@@ -61,11 +107,8 @@ fn made<B: Backend>(
         call()
     };
     match watched(name, deadline, RETURN, call, || vitals.poison(&late())) {
-        Ok(Ended::Back(comm)) => Ok(vitals.own(comm)),
+        Ok(Ended::Back(done)) => Ok(done),
         Ok(Ended::Stuck) => Err(vitals.check().err().unwrap_or_else(late)),
-        Err(error) => {
-            // A communicator that some ranks have and others have not is of no use to any.
-            Err(vitals.first(vitals.explained(error)))
-        }
+        Err(error) => Err(vitals.first(vitals.explained(error))),
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::Group;
 use super::communicator::Communicator;
 use super::config::Config;
-use super::connect::{connect, cut};
+use super::connect::{connect, cut, find_kernels};
 use super::core::GroupCore;
 use super::join::{Hosts, join};
 use super::start::{self, Tuning};
@@ -48,6 +48,9 @@ pub(crate) struct Rank<B: Backend> {
     /// The communicator of all ranks, from which groups are split. Replaced when the world is
     /// rebuilt; `None` only while it is being dropped.
     pub(crate) trunk: Mutex<Option<Arc<Communicator<B>>>>,
+    /// Whether symmetric kernels join all ranks, and so those of every group; not known on all
+    /// backends.
+    pub(crate) kernels: OnceLock<bool>,
     /// Splits made so far; the lock keeps two threads from splitting at once.
     pub(crate) splits: Mutex<u64>,
     /// To be rebuilt with the world.
@@ -220,10 +223,12 @@ impl<B: Backend> World<B> {
             },
             tuning: config.of_tuning()?,
             trunk: Mutex::new(None),
+            kernels: OnceLock::new(),
             splits: Mutex::new(0),
             groups: Mutex::default(),
         });
         let trunk = connect(&rank, Split::world(&rank.seat))?;
+        find_kernels(&rank, &trunk)?;
         *rank.trunk.lock().unwrap_or_else(PoisonError::into_inner) = Some(trunk);
         routing::set_home(&rank);
         Ok(Self {

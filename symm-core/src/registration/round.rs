@@ -17,6 +17,7 @@ use crate::backend::Backend;
 use crate::capture::active;
 use crate::error::{Error, Result};
 use crate::group::agree;
+use crate::group::communicator::Communicator;
 use crate::group::core::GroupCore;
 use crate::group::link::Link;
 use crate::group::twin;
@@ -88,25 +89,18 @@ fn round<B: Backend>(
     }
     let mut made = Vec::with_capacity(pending.len());
     for pending in &pending {
-        made.push(register(group, link, &pending.segment).map_err(failed(group, pending, site))?);
+        let window = register(group, link, link.communicator()?, &pending.segment);
+        made.push(window.map_err(failed(group, pending, site))?);
     }
     let mine = made.iter().map(Option::is_some);
     let everywhere = agreed(group, link, mine, "the windows of a registration")?;
     // What tells which kernels there are is a collective, so all ranks come to it or none.
     let first = everywhere.iter().position(|everywhere| *everywhere);
     if let Some(first) = first.filter(|_| link.kernels().is_none()) {
-        let found = probe(group, link, &pending[first].segment).map_err(failed(
-            group,
-            &pending[first],
-            site,
-        ))?;
-        let found = agreed(
-            group,
-            link,
-            [found].into_iter(),
-            "the kernels of a registration",
-        )?;
-        link.found_kernels(found == [true]);
+        let first = &pending[first];
+        let comm = link.communicator()?;
+        let found = kernels(group, link, comm, &first.segment);
+        link.found_kernels(found.map_err(failed(group, first, site))?);
     }
     publish(group, link, pending, made, &everywhere)?;
     twin::make_if_wanted(group, link)?;
@@ -166,14 +160,17 @@ fn publish<B: Backend>(
     Ok(())
 }
 
+/// Registers a segment with a communicator of the group's ranks.
 pub(crate) fn register<B: Backend>(
     group: &GroupCore<B>,
     link: &Arc<Link<B>>,
+    comm: &Arc<Communicator<B>>,
     segment: &Arc<Segment<B>>,
 ) -> Result<Option<B::Window>> {
     inside(
         group,
         link,
+        comm,
         segment,
         "the registration of a segment",
         |device, comm, memory| B::register(device, comm, memory),
@@ -181,20 +178,29 @@ pub(crate) fn register<B: Backend>(
     .map(Option::flatten)
 }
 
-/// Whether collectives on windows take symmetric kernels.
-pub(crate) fn probe<B: Backend>(
-    group: &GroupCore<B>,
+/// Whether collectives on windows take symmetric kernels, on all ranks. `segment` is registered with
+/// `comm`.
+pub(crate) fn kernels<B: Backend>(
+    group: &Arc<GroupCore<B>>,
     link: &Arc<Link<B>>,
+    comm: &Arc<Communicator<B>>,
     segment: &Arc<Segment<B>>,
 ) -> Result<bool> {
+    // What joins all ranks of the world joins these; nobody knows which ones a communicator of
+    // another maker has.
+    if link.split.is_some() && group.world.kernels.get() == Some(&true) {
+        return Ok(true);
+    }
     let found = inside(
         group,
         link,
+        comm,
         segment,
         "the search for kernels",
         |device, comm, memory| B::symmetric_kernels(device, comm, memory),
-    );
-    found.map(|found| found == Some(true))
+    )?;
+    let mine = [found == Some(true)].into_iter();
+    Ok(agreed(group, link, mine, "the kernels of a registration")? == [true])
 }
 
 /// Runs a call of NCCL that waits for all ranks, on a thread of its own and with a deadline: all of
@@ -202,6 +208,7 @@ pub(crate) fn probe<B: Backend>(
 fn inside<B: Backend, T: Send + 'static>(
     group: &GroupCore<B>,
     link: &Arc<Link<B>>,
+    comm: &Arc<Communicator<B>>,
     segment: &Arc<Segment<B>>,
     what: &'static str,
     call: impl FnOnce(&B::Device, &B::Comm, &B::Segment) -> Result<T> + Send + 'static,
@@ -209,15 +216,18 @@ fn inside<B: Backend, T: Send + 'static>(
     let vitals = &group.world.vitals;
     let deadline = vitals.limits.inside();
     let (device, inner) = (Arc::clone(&group.world.device), Arc::clone(link));
-    let segment = Arc::clone(segment);
+    let (comm, segment) = (Arc::clone(comm), Arc::clone(segment));
     let calling = vitals.calling();
     let call = move || {
         let _inside = calling;
         let Some(memory) = segment.memory() else {
             return Ok(None);
         };
-        let _calling = inner.calling();
-        call(&device, inner.comm()?, memory).map(Some)
+        let calling = inner.calling();
+        let done = call(&device, &comm.comm, memory);
+        drop(calling);
+        let released = comm.release(&device);
+        done.and_then(|done| released.map(|()| Some(done)))
     };
     let late = || Error::Timeout {
         rank: group.world.seat.rank,

@@ -161,6 +161,10 @@ impl Driver for Cuda {
         comm.version()
     }
 
+    fn kernels_of_all(device: &Device, comm: &Comm) -> Result<Option<bool>> {
+        kernels::of_all(device, comm)
+    }
+
     fn register(device: &Device, comm: &Comm, segment: &Segment) -> Result<Option<Window>> {
         comm.register(device, segment)
     }

@@ -8,13 +8,14 @@ use super::capture::Recording;
 use super::collective;
 use super::comm::Comm;
 use super::device::Device;
-use super::memory::Segment;
+use super::memory::{self, Segment};
 use super::mode::Relaxed;
 use super::nodes::{self, Node};
 use crate::backend::call::{Call, Op, ReduceOp};
 use crate::capture::CaptureMode;
 use crate::element::Dtype;
 use crate::error::{Error, Result};
+use crate::pool::SEGMENT_GRANULE;
 
 /// The kernels that `enqueue` puts on `stream`, by name, in the order in which the driver lists
 /// them. Nothing runs.
@@ -64,6 +65,30 @@ pub fn kernel_names<E: From<Error>>(
         Node::Other(_) => None,
     };
     Ok(kernels.filter_map(name).collect())
+}
+
+/// The same without a segment, for a communicator on which nothing is ever launched.
+///
+/// Once something was captured on a communicator, NCCL orders each of its launches with graphs, by
+/// two calls of the driver: 1.5 us (`everCaptured` in `strongstream.cc`). So the question is asked of
+/// the world's communicator, and of a group's own only where the world's answer says nothing.
+pub(super) fn of_all(device: &Device, comm: &Comm) -> Result<Option<bool>> {
+    if comm.size() == 1 || !nodes::can_name_kernels() {
+        return Ok(None);
+    }
+    let segment = memory::alloc_segment(device, SEGMENT_GRANULE)?;
+    let found = on_segment(device, comm, &segment);
+    let freed = memory::free_segment(device, segment);
+    found.and_then(|found| freed.map(|()| Some(found)))
+}
+
+fn on_segment(device: &Device, comm: &Comm, segment: &Segment) -> Result<bool> {
+    let Some(window) = comm.register(device, segment)? else {
+        return Ok(false);
+    };
+    let found = symmetric_kernels(device, comm, segment);
+    let gone = comm.deregister(device, window);
+    found.and_then(|found| gone.map(|()| found))
 }
 
 /// Whether NCCL takes a symmetric kernel for an all_reduce in place at the start of the segment,
