@@ -48,12 +48,15 @@ const H200_4: [Line; 11] = [
     ),
 ];
 
-/// 2 of them ("NCCL 2.30.7, 2 ranks").
-const H200_2: [Line; 11] = [
+/// 2 of them ("NCCL 2.30.7, 2 ranks"); 64 and 256 KiB, and from 64 MiB on, by `device bench
+/// collectives` since.
+const H200_2: [Line; 14] = [
     (1, [[3_680, 5_750], [3_470, 4_900], [3_710, 4_820]]),
     (8, [[4_050, 6_340], [3_780, 5_690], [4_210, 5_460]]),
     (32, [[6_250, 6_930], [4_210, 6_150], [4_580, 5_900]]),
+    (64, [[8_740, 7_520], [4_920, 6_720], [5_310, 6_480]]),
     (128, [[11_570, 7_220], [6_200, 6_240], [6_860, 6_150]]),
+    (256, [[9_590, 8_910], [8_440, 7_710], [7_370, 7_280]]),
     (512, [[13_820, 9_840], [9_220, 7_980], [12_440, 7_750]]),
     (
         1 << 10,
@@ -77,7 +80,11 @@ const H200_2: [Line; 11] = [
     ),
     (
         64 << 10,
-        [[308_200, 231_100], [153_100, 123_400], [201_500, 163_300]],
+        [[311_760, 244_980], [154_260, 156_720], [204_910, 165_260]],
+    ),
+    (
+        256 << 10,
+        [[1_188_880, 887_070], [584_590, 546_550], [778_790, 589_070]],
     ),
 ];
 
@@ -87,7 +94,7 @@ const MEASURED: [Row; 3] = [Row::ReduceHalf, Row::Gather, Row::ScatterHalf];
 /// The table for ranks on such GPUs, if there is one. Kernels that multicast were not measured, so
 /// without `NCCL_NVLS_ENABLE=0` there is none.
 pub(crate) fn choices(model: &str, ranks: usize, multicast: bool) -> Option<Choices> {
-    let lines = match (model.contains("H200"), multicast, ranks) {
+    let lines: &[Line] = match (model.contains("H200"), multicast, ranks) {
         (true, false, 2) => &H200_2,
         (true, false, 4) => &H200_4,
         _ => return None,
@@ -116,7 +123,7 @@ mod tests {
         assert!(!is_faster(u64::MAX, u64::MAX));
     }
 
-    /// The bold figures of the source, and their neighbours.
+    /// The bold figures of the sources, and their neighbours.
     #[test]
     fn what_the_source_has_in_bold_takes_the_twin() {
         let of = |ranks| {
@@ -153,9 +160,9 @@ mod tests {
         // 8 MiB is won by 4.6%.
         assert_eq!(
             twins(&two, sum),
-            [128, 256, 512, 1024, 8192, 16384, 32768, 65536]
+            [64, 128, 256, 512, 1024, 8192, 16384, 32768, 65536]
         );
-        assert_eq!(twins(&two, Op::AllGather), [512, 65536]);
+        assert_eq!(twins(&two, Op::AllGather), [256, 512]);
         assert!(two(scatter, 128) && two(scatter, 1024) && !two(scatter, 2048));
         assert!(!two(sum, 4) && two(sum, 256 << 10));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::core::GroupCore;
 use super::link::Link;
 use super::table::Choices;
-use super::{agree, cache, shipped};
+use super::{agree, cache, shipped, twin};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 
@@ -30,8 +30,9 @@ pub(super) fn begin<B: Backend>(group: &Arc<GroupCore<B>>) -> Result<()> {
         0 => known(group, &model),
         _ => Choices::default(),
     };
-    let shared = share(group, &group.link(), mine);
-    shared.map(drop).map_err(|error| world.vitals.first(error))
+    let link = group.link();
+    let begun = share(group, &link, mine).and_then(|_| twin::make_if_wanted(group, &link));
+    begun.map_err(|error| world.vitals.first(error))
 }
 
 /// Gives a group whose world was rebuilt the table that its rank 0 has: ranks that failed in a

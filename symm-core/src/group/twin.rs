@@ -154,12 +154,13 @@ pub(super) fn make<B: Backend>(
     connect(&group.world, split)
 }
 
-/// In a round: makes the twin that the group's table asks for, before anything can be launched on it.
-/// Table and kernels are the same on all ranks, so all of them come to it or none.
+/// Where all ranks meet: makes the twin that the group's table asks for, before anything can be
+/// launched on it. Table and kernels are the same on all ranks, so all of them come to it or none.
 pub(crate) fn make_if_wanted<B: Backend>(group: &GroupCore<B>, link: &Link<B>) -> Result<()> {
+    let kernels = link.kernels().or(group.world.kernels.get().copied());
     let wanted = link.split.is_some()
         && !link.has_twin()
-        && link.kernels() == Some(true)
+        && kernels == Some(true)
         && group.table.load().want_twin()
         // Rounds in captures are rare, and alike on all ranks: the next one makes it.
         && active::capture_on_this_thread(&group.world).is_none();
