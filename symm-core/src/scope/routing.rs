@@ -44,7 +44,7 @@ pub(crate) struct Token(u64);
 #[derive(Debug)]
 pub(crate) enum Kind<B: Backend> {
     /// Allocations go to the group's arena.
-    Scope(Entry<B>),
+    Scope(Inside<B>),
     /// A scope that is switched off: they are ordinary.
     Disabled(Arc<GroupCore<B>>),
     /// Allocations are ordinary.
@@ -59,10 +59,15 @@ impl<B: Backend> Kind<B> {
     /// The group of a scope, and whether the scope is switched on.
     fn scope(&self) -> Option<(&Arc<GroupCore<B>>, bool)> {
         match self {
-            Kind::Scope(entry) => Some((&entry.group, true)),
+            Kind::Scope(inside) => Some((&inside.group, true)),
             Kind::Disabled(group) => Some((group, false)),
             Kind::Suspended | Kind::Stream(_) | Kind::Pass(_) => None,
         }
+    }
+
+    #[inline]
+    fn is_scope(&self) -> bool {
+        matches!(self, Kind::Scope(_))
     }
 
     /// Whether it says which stream is current.
@@ -89,6 +94,32 @@ impl<B: Backend> Entry<B> {
             }),
             Err(there) => Err(busy(group, site, there)),
         }
+    }
+}
+
+/// The same claim of a scope. A type of its own, because what lies in a frame is copied, and a handle
+/// alone in the least steps.
+#[derive(Debug)]
+pub(crate) struct Inside<B: Backend> {
+    group: Arc<GroupCore<B>>,
+}
+
+impl<B: Backend> Inside<B> {
+    #[inline]
+    fn new(group: &Arc<GroupCore<B>>, site: Site) -> Result<Self> {
+        match group.arena.enter(Claim::Scope, site) {
+            Ok(()) => Ok(Self {
+                group: Arc::clone(group),
+            }),
+            Err(there) => Err(busy(group, site, there)),
+        }
+    }
+}
+
+impl<B: Backend> Drop for Inside<B> {
+    #[inline]
+    fn drop(&mut self) {
+        self.group.arena.leave(Claim::Scope);
     }
 }
 
@@ -152,7 +183,6 @@ impl<B: Backend> Routing<B> {
     }
 
     /// Counts a frame out that was taken from the stack.
-    #[inline]
     fn gone(&self, kind: &Kind<B>) {
         if kind.has_stream() {
             self.streams.set(self.streams.get() - 1);
@@ -173,20 +203,15 @@ impl<B: Backend> Routing<B> {
         })
     }
 
-    /// Removes the frame if it is the innermost.
+    /// Removes the frame if it is the innermost, and a scope's.
     #[inline]
-    fn pop(&self, token: Token) -> bool {
-        let innermost = self.frames.borrow_mut().pop_if(|last| last.token == token);
-        // A frame may hold the last handle of a group, whose drop must not run under the borrow.
-        let Some(Frame { kind, .. }) = innermost else {
-            return false;
-        };
-        match kind {
-            // Most are scopes, which are not counted.
-            Kind::Scope(entry) => drop(entry),
-            other => self.gone(&other),
+    fn pop_scope(&self, token: Token) -> Option<Inside<B>> {
+        let mut frames = self.frames.borrow_mut();
+        let innermost = frames.pop_if(|last| last.token == token && last.kind.is_scope())?;
+        match innermost.kind {
+            Kind::Scope(inside) => Some(inside),
+            _ => None,
         }
-        true
     }
 
     /// Removes the frame and all that were opened inside it and are still open; the first of those
@@ -215,23 +240,36 @@ impl<B: Backend> Routing<B> {
     }
 }
 
-/// Opens a frame on this thread.
+/// Opens a scope of the group on this thread, or fails with `GroupBusy`.
 #[inline]
+pub(crate) fn push_scope<B: Backend>(group: &Arc<GroupCore<B>>, site: Site) -> Result<Token> {
+    let pushed = B::routing(|routing| {
+        let inside = Inside::new(group, site)?;
+        Ok(routing.push(site, Kind::Scope(inside)))
+    });
+    pushed.unwrap_or_else(|| Err(thread_ends()))
+}
+
+/// Opens a frame on this thread.
 pub(crate) fn push<B: Backend>(site: Site, kind: Kind<B>) -> Result<Token> {
     B::routing(|routing| routing.push(site, kind)).ok_or_else(thread_ends)
 }
 
 /// Closes it.
-#[inline]
+#[inline(always)]
 pub(crate) fn pop<B: Backend>(token: Token, site: Site) -> Result<()> {
-    match B::routing(|routing| routing.pop(token)) {
-        Some(true) | None => Ok(()),
-        Some(false) => pop_with_inner::<B>(token, site),
+    match B::routing(|routing| routing.pop_scope(token)).flatten() {
+        // Outside of the borrow, because it may be the last handle of its group.
+        Some(inside) => {
+            drop(inside);
+            Ok(())
+        }
+        None => pop_other::<B>(token, site),
     }
 }
 
 #[cold]
-fn pop_with_inner<B: Backend>(token: Token, site: Site) -> Result<()> {
+fn pop_other<B: Backend>(token: Token, site: Site) -> Result<()> {
     B::routing(|routing| routing.pop_with_inner(token, site)).unwrap_or(Ok(()))
 }
 
@@ -254,11 +292,22 @@ pub(crate) fn clear<B: Backend>() -> Option<Site> {
 /// world's.
 #[inline]
 pub(crate) fn stream<B: Backend>(rank: &Rank<B>) -> B::Stream {
-    let pushed = B::routing(|routing| match routing.streams.get() {
-        0 => None,
-        _ => routing.stream_on(&rank.device),
-    });
-    pushed.flatten().unwrap_or_else(|| rank.stream.clone())
+    pushed_stream(rank).unwrap_or_else(|| rank.stream.clone())
+}
+
+/// The same, `None` for the world's.
+#[inline]
+pub(crate) fn pushed_stream<B: Backend>(rank: &Rank<B>) -> Option<B::Stream> {
+    match has_stream::<B>() {
+        true => B::routing(|routing| routing.stream_on(&rank.device)).flatten(),
+        false => None,
+    }
+}
+
+/// Whether a stream is open on this thread, a pass's included.
+#[inline]
+pub(crate) fn has_stream<B: Backend>() -> bool {
+    B::routing(|routing| routing.streams.get() > 0).unwrap_or(false)
 }
 
 /// Whether a pass is under way on this thread.
@@ -292,7 +341,7 @@ pub(crate) fn target<B: Backend>() -> Result<Target<B>> {
             .iter()
             .rev()
             .find_map(|frame| match &frame.kind {
-                Kind::Scope(entry) => Some(Target::Arena(Arc::clone(&entry.group))),
+                Kind::Scope(inside) => Some(Target::Arena(Arc::clone(&inside.group))),
                 Kind::Disabled(group) => Some(Target::Plain(Arc::clone(&group.world))),
                 Kind::Suspended => routing.home.borrow().upgrade().map(Target::Plain),
                 Kind::Stream(_) | Kind::Pass(_) => None,
@@ -366,6 +415,7 @@ fn no_scope<B: Backend>(group: &'static str) -> Error {
     }
 }
 
+#[cold]
 fn thread_ends() -> Error {
     Error::Config {
         what: "scopes cannot be used in the destructors of thread-local values".into(),
