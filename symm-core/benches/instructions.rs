@@ -2,8 +2,10 @@
 //!
 //! On rank 0's thread alone, inside of `scenes::measured`; a figure is the difference of two run
 //! lengths (see `scenes`). The checks are what a collective costs more with them than without: its
-//! record and fingerprint, the arena's history, the swap on the board, and the looks at poison. On a machine
-//! without valgrind or gungraun's runner it says what to install. Fails if a goal is missed.
+//! record and fingerprint, the arena's history, the swap on the board, and the looks at poison. With
+//! 10,000 segments and 1,000,000 live blocks a step may cost a tenth more than with one segment and 10
+//! blocks. On a machine without valgrind or gungraun's runner it says what to install. Fails if a goal
+//! is missed.
 
 mod scenes;
 
@@ -18,7 +20,7 @@ use scenes::{Scene, Step};
 const SHORT: usize = 20;
 const LONG: usize = 120;
 
-const SCENES: [Scene; 15] = [
+const SCENES: [Scene; 16] = [
     Scene::of(Step::Scope),
     Scene::of(Step::Reuse),
     Scene::of(Step::FirstSeen),
@@ -28,6 +30,7 @@ const SCENES: [Scene; 15] = [
     Scene::of(Step::Window).ranks(2).segments(10_000),
     Scene::of(Step::Reuse).ranks(2).live(1_000_000),
     Scene::of(Step::FirstSeen).ranks(2).live(1_000_000),
+    Scene::of(Step::Window).ranks(2).live(1_000_000),
     Scene::of(Step::Collective).ranks(2),
     Scene::of(Step::Collective).ranks(2).unchecked(),
     Scene::of(Step::Collective),
@@ -36,22 +39,57 @@ const SCENES: [Scene; 15] = [
     Scene::of(Step::Collective).ranks(64).unchecked(),
 ];
 
-/// A line of the table: a scene, less another one if there is one, and what it may cost.
-type Line = (&'static str, usize, Option<usize>, u32);
+/// A line of the table.
+#[derive(Clone, Copy)]
+struct Line {
+    name: &'static str,
+    scene: usize,
+    /// A scene whose steps are part of this one's and are taken off.
+    less: Option<usize>,
+    /// A scene of which this one may cost a tenth more.
+    flat: Option<usize>,
+    /// Instructions of a step.
+    goal: f64,
+}
 
-const LINES: [Line; 12] = [
-    ("scope, nothing new", 0, None, 250),
-    ("scope with a size freed before", 1, None, 600),
-    ("scope with a first-seen size", 2, None, 1000),
-    ("buffer to window", 3, None, 60),
-    ("10,000 segments: size freed before", 4, None, 600),
-    ("10,000 segments: first-seen size", 5, None, 1000),
-    ("10,000 segments: buffer to window", 6, None, 60),
-    ("1,000,000 live blocks: size freed before", 7, None, 600),
-    ("1,000,000 live blocks: first-seen size", 8, None, 1000),
-    ("checks of a collective of 2 ranks", 9, Some(10), 200),
-    ("checks of a collective of 8 ranks", 11, Some(12), 200),
-    ("checks of a collective of 64 ranks", 13, Some(14), 200),
+const fn line(name: &'static str, scene: usize, goal: f64) -> Line {
+    Line {
+        name,
+        scene,
+        less: None,
+        flat: None,
+        goal,
+    }
+}
+
+const fn flat(name: &'static str, scene: usize, of: usize, goal: f64) -> Line {
+    Line {
+        flat: Some(of),
+        ..line(name, scene, goal)
+    }
+}
+
+const fn checks(name: &'static str, scene: usize, unchecked: usize) -> Line {
+    Line {
+        less: Some(unchecked),
+        ..line(name, scene, 200.0)
+    }
+}
+
+const LINES: [Line; 13] = [
+    line("scope, nothing new", 0, 250.0),
+    line("scope with a size freed before", 1, 600.0),
+    line("scope with a first-seen size", 2, 1000.0),
+    line("buffer to window", 3, 60.0),
+    flat("10,000 segments: size freed before", 4, 1, 600.0),
+    flat("10,000 segments: first-seen size", 5, 2, 1000.0),
+    flat("10,000 segments: buffer to window", 6, 3, 60.0),
+    flat("1,000,000 live blocks: size freed before", 7, 1, 600.0),
+    flat("1,000,000 live blocks: first-seen size", 8, 2, 1000.0),
+    flat("1,000,000 live blocks: buffer to window", 9, 3, 60.0),
+    checks("checks of a collective of 2 ranks", 10, 11),
+    checks("checks of a collective of 8 ranks", 12, 13),
+    checks("checks of a collective of 64 ranks", 14, 15),
 ];
 
 mod counted {
@@ -62,13 +100,13 @@ mod counted {
     use super::{LONG, SCENES, SHORT, scenes};
 
     #[library_benchmark]
-    #[benches::short(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)]
+    #[benches::short(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)]
     fn short(scene: usize) {
         play(scene, SHORT);
     }
 
     #[library_benchmark]
-    #[benches::long(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)]
+    #[benches::long(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)]
     fn long(scene: usize) {
         play(scene, LONG);
     }
@@ -142,17 +180,25 @@ fn table() -> ExitCode {
         "instructions of a step", "counted", "goal"
     );
     let mut met = true;
-    for (name, scene, less, goal) in LINES {
-        let base = less.map_or(Some(0.0), step);
-        let Some(counted) = step(scene).zip(base).map(|(all, base)| all - base) else {
+    for line in LINES {
+        let name = line.name;
+        let base = line.less.map_or(Some(0.0), step);
+        let near = line
+            .flat
+            .map_or(Some(f64::MAX), |scene| Some(step(scene)? * 1.1));
+        let counted = step(line.scene)
+            .zip(base)
+            .zip(near)
+            .map(|((all, base), near)| (all - base, line.goal.min(near)));
+        let Some((counted, goal)) = counted else {
             println!("{name:42} {:>12}", "no figure");
             met = false;
             continue;
         };
-        let holds = counted <= f64::from(goal);
+        let holds = counted <= goal;
         let missed = if holds { "" } else { "  missed" };
         met &= holds;
-        println!("{name:42} {counted:>12.1} {goal:>8}{missed}");
+        println!("{name:42} {counted:>12.1} {goal:>8.0}{missed}");
     }
     match met {
         true => ExitCode::SUCCESS,

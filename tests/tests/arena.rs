@@ -91,11 +91,12 @@ impl Model {
     }
 
     fn grow(&mut self, need: usize) {
-        let doubled = FIRST_SEGMENT << self.segments.len().min(20);
-        let bytes = doubled
-            .min(CAP)
-            .max(need * GRANULE)
-            .next_multiple_of(2 << 20);
+        let reserved: usize = self.segments.iter().map(|s| s.len() * GRANULE).sum();
+        let bytes = match reserved {
+            0 => FIRST_SEGMENT,
+            _ => (16 * FIRST_SEGMENT).max(reserved / 2),
+        };
+        let bytes = bytes.min(CAP).max(need * GRANULE).next_multiple_of(2 << 20);
         self.segments.push(vec![Granule::Merged; bytes / GRANULE]);
     }
 

@@ -112,7 +112,7 @@ fn the_budget_is_kept_and_what_exceeds_it_is_named() {
                     reserved,
                     budget,
                     ..
-                }) => assert_eq!((need, reserved, budget), (16 << 20, 8 << 20, 16 << 20)),
+                }) => assert_eq!((need, reserved, budget), (128 << 20, 8 << 20, 16 << 20)),
                 other => panic!("{other:?}"),
             }
             drop(fits);

@@ -48,35 +48,53 @@ pub struct Buf<T: Element, B: Backend = Cuda> {
     _elements: PhantomData<T>,
 }
 
+#[cold]
+fn too_large(elements: usize, bytes_each: usize) -> Error {
+    Error::TooLarge {
+        elements,
+        bytes_each,
+    }
+}
+
 impl<T: Element, B: Backend> Buf<T, B> {
     #[inline]
-    fn new(len: usize, allocate: impl FnOnce(u64) -> Result<Memory<B>>) -> Result<Self> {
-        let bytes = len
-            .checked_mul(size_of::<T>())
-            .filter(|bytes| *bytes <= isize::MAX as usize);
-        let Some(bytes) = bytes else {
-            return Err(Error::TooLarge {
-                elements: len,
-                bytes_each: size_of::<T>(),
-            });
-        };
-        Ok(Self {
-            memory: allocate(bytes as u64)?,
+    fn new(memory: Memory<B>, len: usize) -> Self {
+        Self {
+            memory,
             len,
             _elements: PhantomData,
-        })
+        }
+    }
+
+    #[inline]
+    fn bytes_of(len: usize) -> Result<u64> {
+        match len.checked_mul(size_of::<T>()) {
+            Some(bytes) if bytes <= isize::MAX as usize => Ok(bytes as u64),
+            _ => Err(too_large(len, size_of::<T>())),
+        }
     }
 
     pub(crate) fn plain(rank: &Arc<Rank<B>>, len: usize) -> Result<Self> {
-        Self::new(len, |bytes| Memory::plain(rank, None, bytes))
+        let memory = Memory::plain(rank, None, Self::bytes_of(len)?)?;
+        Ok(Self::new(memory, len))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of_group(group: &Arc<GroupCore<B>>, enabled: bool, len: usize) -> Result<Self> {
-        Self::new(len, |bytes| match enabled {
-            true => Memory::in_arena(group, bytes),
-            false => Memory::plain(&group.world, Some(group), bytes),
-        })
+        let bytes = Self::bytes_of(len)?;
+        match enabled {
+            true => match Memory::in_arena(group, bytes) {
+                Ok(memory) => Ok(Self::new(memory, len)),
+                Err(error) => Err(*error),
+            },
+            false => Self::of_disabled(group, len, bytes),
+        }
+    }
+
+    #[cold]
+    fn of_disabled(group: &Arc<GroupCore<B>>, len: usize, bytes: u64) -> Result<Self> {
+        let memory = Memory::plain(&group.world, Some(group), bytes)?;
+        Ok(Self::new(memory, len))
     }
 
     /// Memory that is there already, of `len` elements.
@@ -88,11 +106,7 @@ impl<T: Element, B: Backend> Buf<T, B> {
         stream: B::Stream,
     ) -> Self {
         let bytes = (len * size_of::<T>()) as u64;
-        Self {
-            memory: Memory::of_its_own(rank, None, memory, bytes, stream),
-            len,
-            _elements: PhantomData,
-        }
+        Self::new(Memory::of_its_own(rank, None, memory, bytes, stream), len)
     }
 
     /// Shortens the buffer; its memory stays as large as it was.

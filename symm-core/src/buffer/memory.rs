@@ -1,4 +1,4 @@
-//! The untyped part of a buffer: whose memory it is, and the order of its uses.
+//! The untyped part of a buffer: whose memory it is, and how it is given back.
 
 use std::cell::{Cell, OnceCell};
 use std::ffi::c_void;
@@ -9,9 +9,10 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use super::lease::{Holder, Lease};
+use super::lease::Holder;
 use super::redzone::{Redzone, Zone};
 use super::shared_memory::{self, SharedMemory, not_shareable};
+use super::uses::Extras;
 use crate::StaysOnItsThread;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
@@ -29,8 +30,6 @@ use crate::scope::routing;
 pub(crate) struct Memory<B: Backend> {
     /// Dropped with the buffer, or handed to the graphs that need it.
     owned: ManuallyDrop<Owned<B>>,
-    /// Made when a capture first uses the memory.
-    lease: OnceCell<Rc<Lease<B>>>,
     /// The address of the window, and of which of the group's communicators: the window of a segment
     /// that has a block goes with the communicator only.
     window: Cell<(u64, usize)>,
@@ -43,11 +42,9 @@ pub(crate) struct Owned<B: Backend> {
     addr: u64,
     bytes: u64,
     home: Home<B>,
-    /// The stream on which it was allocated, behind which it is freed.
-    stream: B::Stream,
-    /// Made at the first use on another stream, or by a kernel.
-    fence: OnceCell<Rc<B::Fence>>,
-    redzone: Option<Box<Redzone<B>>>,
+    /// The stream on which it was allocated, behind which it is freed; `None` for the world's.
+    stream: Option<B::Stream>,
+    extras: OnceCell<Box<Extras<B>>>,
 }
 
 #[derive(Debug)]
@@ -57,14 +54,10 @@ enum Home<B: Backend> {
         group: Arc<GroupCore<B>>,
         block: Block,
     },
-    /// A block of a graph pool's arena. In a box, so that other buffers are no larger for it.
+    /// A block of a graph pool's arena. This and the next in boxes, so that others are no larger.
     Graph(Box<InGraph<B>>),
-    /// Memory of its own; `group` is set where a scope that is switched off gave it.
-    Plain {
-        memory: Option<B::Plain>,
-        rank: Arc<Rank<B>>,
-        group: Option<Arc<GroupCore<B>>>,
-    },
+    /// Memory of its own.
+    Plain(Box<OfItsOwn<B>>),
     /// It is a shared buffer's now, of this rank.
     Shared(Arc<Rank<B>>),
 }
@@ -74,6 +67,14 @@ enum Home<B: Backend> {
 struct InGraph<B: Backend> {
     arena: Rc<GraphArena<B>>,
     block: GraphBlock,
+    group: Option<Arc<GroupCore<B>>>,
+}
+
+/// Ordinary memory; `group` is set where a scope that is switched off gave it.
+#[derive(Debug)]
+struct OfItsOwn<B: Backend> {
+    memory: B::Plain,
+    rank: Arc<Rank<B>>,
     group: Option<Arc<GroupCore<B>>>,
 }
 
@@ -97,14 +98,37 @@ impl<B: Backend> Place<'_, B> {
 
 impl<B: Backend> Memory<B> {
     /// A block of the group's arena, or in a capture of the graph pool's, which the group's next
-    /// round registers.
-    #[inline]
-    pub(crate) fn in_arena(group: &Arc<GroupCore<B>>, bytes: u64) -> Result<Self> {
+    /// round registers. An error comes in a box, so that the result is no larger than the memory, which
+    /// is copied on its way to the user.
+    #[inline(always)]
+    pub(crate) fn in_arena(group: &Arc<GroupCore<B>>, bytes: u64) -> Result<Self, Box<Error>> {
+        if routing::has_stream::<B>() || group.world.pool.redzones.is_some() {
+            return Self::in_arena_with(group, bytes).map_err(Box::new);
+        }
+        Self::block(group, bytes, None)
+    }
+
+    /// The same on a thread with a stream of its own, with a capture, or with redzones.
+    #[cold]
+    fn in_arena_with(group: &Arc<GroupCore<B>>, bytes: u64) -> Result<Self> {
         if let Some(active) = active::on_this_thread(&group.world) {
             return active.allocate(Some(group), true, bytes);
         }
-        let stream = routing::stream(&group.world);
-        let (block, new) = group.arena.allocate(group.member, bytes, &stream)?;
+        let stream = routing::pushed_stream(&group.world);
+        match Self::block(group, bytes, stream) {
+            Ok(memory) => memory.with_redzone(None),
+            Err(error) => Err(*error),
+        }
+    }
+
+    /// A block of the group's arena for a use on `stream`, or on the world's.
+    fn block(
+        group: &Arc<GroupCore<B>>,
+        bytes: u64,
+        stream: Option<B::Stream>,
+    ) -> Result<Self, Box<Error>> {
+        let on = stream.as_ref().unwrap_or(&group.world.stream);
+        let (block, new) = group.arena.allocate(group.member, bytes, on)?;
         if let Some(segment) = new {
             group.touch(block.position.segment, segment);
         }
@@ -112,11 +136,7 @@ impl<B: Backend> Memory<B> {
             group: Arc::clone(group),
             block,
         };
-        let mut memory = Self::new(block.addr, bytes, home, stream);
-        if group.world.pool.redzones.is_some() {
-            memory.add_redzone(None)?;
-        }
-        Ok(memory)
+        Ok(Self::new(block.addr, bytes, home, stream))
     }
 
     /// Ordinary memory; in a capture, of the graph pool's private arena.
@@ -144,12 +164,12 @@ impl<B: Backend> Memory<B> {
     ) -> Self {
         rank.pool.plain.fetch_add(bytes, Ordering::Relaxed);
         let addr = B::plain_base(&memory);
-        let home = Home::Plain {
-            memory: Some(memory),
+        let home = Home::Plain(Box::new(OfItsOwn {
+            memory,
             rank: Arc::clone(rank),
             group: group.cloned(),
-        };
-        Self::new(addr, bytes, home, stream)
+        }));
+        Self::new(addr, bytes, home, Some(stream))
     }
 
     /// A block of a graph pool, allocated in the pass that is active.
@@ -166,22 +186,20 @@ impl<B: Backend> Memory<B> {
             block,
             group: group.cloned(),
         }));
-        Self::new(addr, bytes, home, stream)
+        Self::new(addr, bytes, home, Some(stream))
     }
 
     #[inline]
-    fn new(addr: u64, bytes: u64, home: Home<B>, stream: B::Stream) -> Self {
+    fn new(addr: u64, bytes: u64, home: Home<B>, stream: Option<B::Stream>) -> Self {
         let owned = Owned {
             addr,
             bytes,
             home,
             stream,
-            fence: OnceCell::new(),
-            redzone: None,
+            extras: OnceCell::new(),
         };
         Self {
             owned: ManuallyDrop::new(owned),
-            lease: OnceCell::new(),
             window: Cell::new((0, 0)),
             _thread: PhantomData,
         }
@@ -189,28 +207,28 @@ impl<B: Backend> Memory<B> {
 
     /// Puts a redzone behind a block of an arena, if they are on. `graph` is the one whose launches
     /// fill it.
-    pub(crate) fn with_redzone(mut self, graph: Option<&Rc<Holder<B>>>) -> Result<Self> {
-        if self.rank().pool.redzones.is_some() {
-            self.add_redzone(graph)?;
+    pub(crate) fn with_redzone(self, graph: Option<&Rc<Holder<B>>>) -> Result<Self> {
+        if self.rank().pool.redzones.is_some()
+            && let Some(zone) = self.owned.zone()
+        {
+            self.on_stream(Access::Write, |stream| zone.fill::<B>(stream))?;
+            let redzone = &self.extras().redzone;
+            redzone.get_or_init(|| Redzone::new(zone, graph));
         }
         Ok(self)
-    }
-
-    #[cold]
-    fn add_redzone(&mut self, graph: Option<&Rc<Holder<B>>>) -> Result<()> {
-        if let Some(zone) = self.owned.zone() {
-            self.on_stream(Access::Write, |stream| zone.fill::<B>(stream))?;
-            self.owned.redzone = Some(Redzone::new(zone, graph));
-        }
-        Ok(())
     }
 
     pub(crate) fn addr(&self) -> u64 {
         self.owned.addr
     }
 
+    /// Bytes of the buffer, at most those of the memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.owned.bytes
+    }
+
     pub(crate) fn stream(&self) -> &B::Stream {
-        &self.owned.stream
+        self.owned.stream()
     }
 
     pub(crate) fn rank(&self) -> &Arc<Rank<B>> {
@@ -222,7 +240,7 @@ impl<B: Backend> Memory<B> {
         match &self.owned.home {
             Home::Block { group, .. } => Some(group),
             Home::Graph(graph) => graph.group.as_ref(),
-            Home::Plain { group, .. } => group.as_ref(),
+            Home::Plain(plain) => plain.group.as_ref(),
             Home::Shared(_) => None,
         }
     }
@@ -241,7 +259,7 @@ impl<B: Backend> Memory<B> {
                 arena: graph.arena.id(),
                 block: &graph.block.block,
             }),
-            Home::Graph(_) | Home::Plain { .. } | Home::Shared(_) => None,
+            Home::Graph(_) | Home::Plain(_) | Home::Shared(_) => None,
         }
     }
 
@@ -263,6 +281,15 @@ impl<B: Backend> Memory<B> {
         self.owned.graph_block()
     }
 
+    /// What few buffers have, made if it is not there.
+    pub(super) fn extras(&self) -> &Extras<B> {
+        self.owned.extras.get_or_init(Box::default)
+    }
+
+    pub(super) fn extras_if_made(&self) -> Option<&Extras<B>> {
+        self.owned.extras.get().map(|extras| &**extras)
+    }
+
     /// The memory as all threads may use it, behind its uses so far.
     #[allow(clippy::result_large_err)] // the memory comes back
     pub(crate) fn share(mut self) -> Result<Arc<SharedMemory<B>>, (Self, Error)> {
@@ -271,22 +298,22 @@ impl<B: Backend> Memory<B> {
             Err(error) => return Err((self, error)),
         };
         let owned = &mut *self.owned;
-        owned.fence.take();
-        let zone = owned.redzone.take().map(|redzone| redzone.into_zone());
+        let stream = owned.stream().clone();
+        let zone = owned.extras.get_mut().and_then(|extras| {
+            extras.fence.take();
+            extras.redzone.take()
+        });
         let taken = Home::Shared(Arc::clone(owned.rank()));
         let home = match std::mem::replace(&mut owned.home, taken) {
             Home::Block { group, block } => {
                 group.arena.share();
+                let zone = zone.map(Redzone::into_zone);
                 shared_memory::Home::Block { group, block, zone }
             }
-            Home::Plain {
-                memory,
-                rank,
-                group,
-            } => shared_memory::Home::Plain {
-                memory: Mutex::new(memory),
-                rank,
-                group,
+            Home::Plain(plain) => shared_memory::Home::Plain {
+                memory: Mutex::new(Some(plain.memory)),
+                rank: plain.rank,
+                group: plain.group,
                 bytes: owned.bytes,
             },
             other @ (Home::Graph(_) | Home::Shared(_)) => {
@@ -294,7 +321,6 @@ impl<B: Backend> Memory<B> {
                 return Err((self, not_shareable("it is being dropped")));
             }
         };
-        let stream = owned.stream.clone();
         Ok(SharedMemory::new(owned.addr, home, stream, streams))
     }
 
@@ -311,148 +337,19 @@ impl<B: Backend> Memory<B> {
                 "it is memory of a graph pool, which stays on its thread: copy it to a buffer that was made outside of captures",
             ));
         }
-        let lease = self.lease.get();
+        let Some(extras) = self.extras_if_made() else {
+            return Ok(Vec::new());
+        };
+        let lease = extras.lease.get();
         if lease.is_some_and(|lease| lease.is_held()) {
             return Err(not_shareable(
                 "a graph that was captured before uses it: share it before the capture, or drop the graph",
             ));
         }
-        if let Some(fence) = self.owned.fence.get() {
+        if let Some(fence) = extras.fence.get() {
             B::fence_before(fence, self.stream(), Access::Write)?;
         }
         Ok(lease.map_or_else(Vec::new, |lease| lease.streams()))
-    }
-
-    /// What holds the memory for graphs; made when it is first asked for.
-    pub(crate) fn lease(&self) -> &Rc<Lease<B>> {
-        self.lease.get_or_init(Lease::new)
-    }
-
-    /// Makes `stream` wait for the uses of this memory that `access` conflicts with.
-    pub(crate) fn before(&self, stream: &B::Stream, access: Access) -> Result<()> {
-        if let Some(capture) = active::capture_on_this_thread(self.rank()) {
-            return capture.before_use(self, stream, access);
-        }
-        if let Some(lease) = self.lease.get() {
-            lease.before(stream)?;
-        }
-        match self.owned.fence.get() {
-            Some(fence) => B::fence_before(fence, stream, access),
-            None if B::same_stream(self.stream(), stream) => Ok(()),
-            None => B::fence_before(self.fence()?, stream, access),
-        }
-    }
-
-    /// Notes a use that was just enqueued on `stream`.
-    pub(crate) fn after(&self, stream: &B::Stream, access: Access) -> Result<()> {
-        if let Some(capture) = active::capture_on_this_thread(self.rank()) {
-            capture.after_use(self, stream, access);
-            return Ok(());
-        }
-        if let Some(lease) = self.lease.get() {
-            lease.after(stream);
-        }
-        match self.owned.fence.get() {
-            Some(fence) => B::fence_after(fence, stream, access),
-            None => Ok(()),
-        }
-    }
-
-    /// The fence, behind all that the owner's stream holds now if it is new.
-    pub(crate) fn fence(&self) -> Result<&Rc<B::Fence>> {
-        if let Some(fence) = self.owned.fence.get() {
-            return Ok(fence);
-        }
-        // SAFETY: the memory is this buffer's, and the fence is dropped with it, before the memory
-        // is given back; graphs that share the fence have a lease on the memory.
-        let fence = unsafe { B::fence(self.stream(), self.addr(), self.owned.bytes.max(1)) }?;
-        Ok(self.owned.fence.get_or_init(|| Rc::new(fence)))
-    }
-
-    /// The fence, if the memory was used on more than its own stream, or by a kernel.
-    pub(crate) fn fence_if_made(&self) -> Option<&Rc<B::Fence>> {
-        self.owned.fence.get()
-    }
-
-    /// The lease, if a capture used the memory.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn lease_if_made(&self) -> Option<&Rc<Lease<B>>> {
-        self.lease.get()
-    }
-
-    /// Runs `work` on the thread's stream, ordered with the other uses.
-    pub(crate) fn on_stream<R>(
-        &self,
-        access: Access,
-        work: impl FnOnce(&B::Stream) -> Result<R>,
-    ) -> Result<R> {
-        self.rank().check()?;
-        let stream = routing::stream(self.rank());
-        self.before(&stream, access)?;
-        let done = work(&stream)?;
-        self.after(&stream, access)?;
-        Ok(done)
-    }
-
-    /// Copies `src` to `offset` bytes from the start.
-    pub(crate) fn upload(&self, offset: u64, src: &[u8]) -> Result<()> {
-        self.in_bounds(offset, src.len() as u64)?;
-        active::refuse(
-            self.rank(),
-            "a copy from host memory",
-            "its replays would read host memory that is gone: make the buffer before the capture, and copy to it between launches",
-        )?;
-        if src.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: the range lies inside this memory, which is given back only behind the work of
-        // its streams.
-        self.on_stream(Access::Write, |stream| unsafe {
-            B::upload(stream, self.addr() + offset, src)
-        })
-    }
-
-    /// Waits for the work before it and copies from `offset` bytes on.
-    pub(crate) fn download(&self, offset: u64, dst: &mut [u8]) -> Result<()> {
-        self.in_bounds(offset, dst.len() as u64)?;
-        active::refuse(
-            self.rank(),
-            "reading a buffer",
-            "nothing has run yet: return the buffer from the step, and read graph.output() after a launch",
-        )?;
-        if dst.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: the range lies inside this memory.
-        self.on_stream(Access::Read, |stream| unsafe {
-            B::download(stream, self.addr() + offset, dst)
-        })?;
-        // The wait may have ended because the world failed, with garbage.
-        self.rank().check()
-    }
-
-    /// Enqueues zeros.
-    pub(crate) fn zero(&self, offset: u64, bytes: u64) -> Result<()> {
-        self.in_bounds(offset, bytes)?;
-        if bytes == 0 {
-            return Ok(());
-        }
-        // SAFETY: the range lies inside this memory, which is given back only behind the work of
-        // its streams.
-        self.on_stream(Access::Write, |stream| unsafe {
-            B::fill(stream, self.addr() + offset, 0, bytes)
-        })
-    }
-
-    fn in_bounds(&self, offset: u64, bytes: u64) -> Result<()> {
-        match offset.checked_add(bytes) {
-            Some(end) if end <= self.owned.bytes => Ok(()),
-            _ => Err(Error::Range {
-                start: offset as usize,
-                end: offset.saturating_add(bytes) as usize,
-                len: self.owned.bytes as usize,
-            }),
-        }
     }
 }
 
@@ -461,14 +358,20 @@ impl<B: Backend> Owned<B> {
         match &self.home {
             Home::Block { group, .. } => &group.world,
             Home::Graph(graph) => graph.arena.rank(),
-            Home::Plain { rank, .. } | Home::Shared(rank) => rank,
+            Home::Plain(plain) => &plain.rank,
+            Home::Shared(rank) => rank,
         }
+    }
+
+    #[inline]
+    fn stream(&self) -> &B::Stream {
+        self.stream.as_ref().unwrap_or(&self.rank().stream)
     }
 
     pub(crate) fn graph_block(&self) -> Option<(&Rc<GraphArena<B>>, &GraphBlock)> {
         match &self.home {
             Home::Graph(graph) => Some((&graph.arena, &graph.block)),
-            Home::Block { .. } | Home::Plain { .. } | Home::Shared(_) => None,
+            Home::Block { .. } | Home::Plain(_) | Home::Shared(_) => None,
         }
     }
 
@@ -483,7 +386,7 @@ impl<B: Backend> Owned<B> {
                 let arena = format!("{} of a graph pool", graph.arena.name());
                 (arena, graph.block.block)
             }
-            Home::Plain { .. } | Home::Shared(_) => return None,
+            Home::Plain(_) | Home::Shared(_) => return None,
         };
         Some(Zone {
             arena: arena.into(),
@@ -494,51 +397,53 @@ impl<B: Backend> Owned<B> {
 
     /// Gives the memory back behind the work on `streams`.
     pub(crate) fn free_behind(self, streams: &[B::Stream]) -> Result<()> {
-        let others = streams
-            .iter()
-            .filter(|stream| !B::same_stream(stream, &self.stream));
-        others
-            .into_iter()
-            .try_for_each(|stream| B::wait_stream(&self.stream, stream))
+        let own = self.stream();
+        let mut others = streams.iter().filter(|stream| !B::same_stream(stream, own));
+        others.try_for_each(|stream| B::wait_stream(own, stream))
     }
 }
 
 impl<B: Backend> Drop for Memory<B> {
     fn drop(&mut self) {
-        let lease = self.lease.get();
-        if lease.is_none() && !routing::has_pass::<B>() {
-            // SAFETY: dropped once, here, and not used after it.
-            return unsafe { ManuallyDrop::drop(&mut self.owned) };
+        let bare = self.owned.extras.get().is_none() && !routing::has_pass::<B>();
+        let Owned { home, stream, .. } = &mut *self.owned;
+        if let (true, Home::Block { group, block }) = (bare, home) {
+            // What most buffers come to: the same as for any `Owned`, in fewer steps.
+            group
+                .arena
+                .release(block, stream.as_ref().unwrap_or(&group.world.stream));
+            // SAFETY: both are dropped once, here: `owned` is not used after it.
+            unsafe {
+                ptr::drop_in_place(group);
+                ptr::drop_in_place(stream);
+            }
+            return;
         }
         // SAFETY: taken once, here, and not used after it.
-        let owned = unsafe { ManuallyDrop::take(&mut self.owned) };
-        match lease {
-            Some(lease) => lease.outlive(owned),
-            None => active::free(owned, &[]),
-        }
+        free(unsafe { ManuallyDrop::take(&mut self.owned) });
+    }
+}
+
+#[cold]
+fn free<B: Backend>(mut owned: Owned<B>) {
+    let extras = owned.extras.get_mut();
+    match extras.and_then(|extras| extras.lease.take()) {
+        Some(lease) => lease.outlive(owned),
+        None => active::free(owned, &[]),
     }
 }
 
 impl<B: Backend> Drop for Owned<B> {
     fn drop(&mut self) {
-        if let Some(fence) = self.fence.take() {
-            // Freed behind the work of its own stream, which therefore has to come after all the
-            // others that used it.
-            if let Err(error) = B::fence_before(&fence, &self.stream, Access::Write) {
-                self.rank().poison(&error);
-                // Nobody else may ever ask: the world's end reports it.
-                self.rank().pool.reaper.report(Err(error));
-            }
+        if let Some(extras) = self.extras.take() {
+            extras.end(self.rank(), self.stream());
         }
-        if let Some(redzone) = self.redzone.take() {
-            redzone.check(self.rank(), &self.stream);
-        }
-        match &mut self.home {
-            Home::Block { group, block } => group.arena.release(block, &self.stream),
-            Home::Graph(graph) => graph.arena.release(&graph.block, &self.stream),
-            Home::Plain { memory, rank, .. } => {
-                drop(memory.take());
-                rank.pool.plain.fetch_sub(self.bytes, Ordering::Relaxed);
+        match &self.home {
+            Home::Block { group, block } => group.arena.release(block, self.stream()),
+            Home::Graph(graph) => graph.arena.release(&graph.block, self.stream()),
+            Home::Plain(plain) => {
+                let live = &plain.rank.pool.plain;
+                live.fetch_sub(self.bytes, Ordering::Relaxed);
             }
             Home::Shared(_) => {}
         }

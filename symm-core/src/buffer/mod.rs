@@ -14,6 +14,7 @@ pub(crate) mod redzone;
 mod shared;
 pub(crate) mod shared_memory;
 mod symm;
+mod uses;
 mod view;
 
 pub use buf::Buf;

@@ -81,11 +81,11 @@ pub(crate) struct Redzone<B: Backend> {
 }
 
 impl<B: Backend> Redzone<B> {
-    pub(crate) fn new(zone: Zone, graph: Option<&Rc<Holder<B>>>) -> Box<Self> {
-        Box::new(Self {
+    pub(crate) fn new(zone: Zone, graph: Option<&Rc<Holder<B>>>) -> Self {
+        Self {
             zone,
             graph: graph.cloned(),
-        })
+        }
     }
 
     /// What is to be looked at, of a block that no graph fills.

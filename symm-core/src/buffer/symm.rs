@@ -69,7 +69,7 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
 
     #[inline]
     pub(crate) fn in_scope(group: &Arc<GroupCore<B>>, enabled: bool, len: usize) -> Result<Self> {
-        Ok(Self::wrap(Buf::of_group(group, enabled, len)?))
+        Buf::of_group(group, enabled, len).map(Self::wrap)
     }
 
     pub(crate) fn zeroed(mut self) -> Result<Self> {

@@ -365,7 +365,8 @@ impl<B: Backend> GraphArena<B> {
 
     fn grow(&self, state: &mut State<B>, bytes: u64) -> Result<()> {
         let pool = &self.rank.pool;
-        let size = pool.config.segment_bytes(state.segments.len(), bytes)?;
+        let index = state.segments.len();
+        let size = pool.config.graph_segment_bytes(index, bytes)?;
         let segment = Segment::new(pool, &self.name, size, bytes)?;
         state.segments.push(Arc::new(segment));
         state.layout.add_segment(size);

@@ -72,14 +72,14 @@ impl<B: Backend> Default for Config<B> {
 }
 
 impl<B: Backend> Config<B> {
-    /// Bytes of an arena's first segment; each further one doubles. 8 MiB by default.
+    /// Bytes of an arena's first segment: 8 MiB by default. Each further one has 16 times as many, or
+    /// half of what the arena has by then if that is more; those of a graph pool double.
     pub fn first_segment(mut self, bytes: u64) -> Self {
         self.pool.first_segment = bytes;
         self
     }
 
-    /// Segments double up to this many bytes; one allocation may need a larger one. 1 GiB by
-    /// default.
+    /// Segments grow up to this many bytes; one allocation may need a larger one. 1 GiB by default.
     pub fn segment_cap(mut self, bytes: u64) -> Self {
         self.pool.segment_cap = bytes;
         self

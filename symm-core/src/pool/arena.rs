@@ -98,10 +98,8 @@ impl<B: Backend> Glance<B> {
 
 #[derive(Debug)]
 struct State<B: Backend> {
-    segments: Vec<Arc<Segment<B>>>,
+    segments: Vec<Known<B>>,
     placement: Placement,
-    /// By segment, the members that know that they work on it, as bits.
-    known: Vec<u64>,
     members: usize,
     streams: StreamTable<B>,
     reserved: u64,
@@ -115,12 +113,26 @@ struct State<B: Backend> {
     mixed: bool,
 }
 
+#[derive(Debug)]
+struct Known<B: Backend> {
+    segment: Arc<Segment<B>>,
+    /// The members that know that they work on it, as bits.
+    members: u64,
+}
+
+impl<B: Backend> Known<B> {
+    #[cold]
+    fn tell(&mut self, member: Member) -> Arc<Segment<B>> {
+        self.members |= member.0;
+        Arc::clone(&self.segment)
+    }
+}
+
 impl<B: Backend> Arena<B> {
     pub(crate) fn new(name: &str, pool: &Arc<PoolCore<B>>) -> Arc<Self> {
         let state = State {
             segments: Vec::new(),
             placement: Placement::default(),
-            known: Vec::new(),
             members: 0,
             streams: StreamTable::new(),
             reserved: 0,
@@ -149,12 +161,13 @@ impl<B: Backend> Arena<B> {
 
     /// A block of at least `bytes` for a member to use on `stream`, and its segment if the member
     /// has not heard of it. Grows the arena if it has to.
+    #[inline]
     pub(crate) fn allocate(
         &self,
         member: Member,
         bytes: u64,
         stream: &B::Stream,
-    ) -> Result<(Block, Option<Arc<Segment<B>>>)> {
+    ) -> Result<(Block, Option<Arc<Segment<B>>>), Box<Error>> {
         let bytes = self.pool.config.block_bytes(bytes)?;
         let mut guard = self.state();
         let state = &mut *guard;
@@ -173,16 +186,17 @@ impl<B: Backend> Arena<B> {
         state.allocations += 1;
         state.digest = mix(state.digest, bytes, position);
         self.glance.history(state);
-        let segment = &state.segments[position.segment];
+        let known = &mut state.segments[position.segment];
         let block = Block {
             position,
             bytes,
-            addr: segment.base() + position.offset,
+            addr: known.segment.base() + position.offset,
         };
-        let known = &mut state.known[position.segment];
-        let new = *known & member.0 == 0;
-        *known |= member.0;
-        Ok((block, new.then(|| Arc::clone(segment))))
+        let news = match known.members & member.0 {
+            0 => Some(known.tell(member)),
+            _ => None,
+        };
+        Ok((block, news))
     }
 
     #[cold]
@@ -195,11 +209,13 @@ impl<B: Backend> Arena<B> {
     /// Tells the member of all segments again: it starts a new ledger.
     pub(crate) fn tell_again(&self, member: Member) {
         let mut state = self.state();
-        state.known.iter_mut().for_each(|known| *known &= !member.0);
+        for known in &mut state.segments {
+            known.members &= !member.0;
+        }
     }
 
     /// Takes a block back whose last use is on `stream`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&self, block: &Block, stream: &B::Stream) {
         let mut state = self.state();
         let streams = state.streams.note(stream);
@@ -260,7 +276,7 @@ impl<B: Backend> Arena<B> {
     pub(crate) fn survey(&self) -> Vec<Surveyed> {
         let state = self.state();
         let segments = state.segments.iter().enumerate();
-        let survey = segments.map(|(index, segment)| {
+        let survey = segments.map(|(index, Known { segment, .. })| {
             let free = state.placement.free_ranges(index);
             let fold = |digest, &(offset, bytes): &(u64, u64)| {
                 let segment = index;
@@ -299,7 +315,7 @@ impl<B: Backend> Arena<B> {
         let mut state = self.state();
         let keep = keep.min(state.segments.len());
         let gone = state.segments.split_off(keep);
-        state.known.truncate(keep);
+        let gone: Vec<_> = gone.into_iter().map(|known| known.segment).collect();
         for (at, segment) in gone.iter().enumerate() {
             state.placement.remove_segment(keep + at);
             state.reserved -= segment.bytes();
@@ -313,7 +329,9 @@ impl<B: Backend> Arena<B> {
 
     /// The segment at `index` of the arena.
     pub(crate) fn segment(&self, index: usize) -> Option<Arc<Segment<B>>> {
-        self.state().segments.get(index).cloned()
+        let state = self.state();
+        let known = state.segments.get(index)?;
+        Some(Arc::clone(&known.segment))
     }
 
     /// Notes that work on `stream` uses the arena's memory, so that teardown waits for it. Returns
@@ -365,10 +383,12 @@ impl<B: Backend> Arena<B> {
 
     fn grow(&self, state: &mut State<B>, bytes: u64) -> Result<()> {
         let index = state.segments.len();
-        let size = self.pool.config.segment_bytes(index, bytes)?;
+        let size = self.pool.config.segment_bytes(state.reserved, bytes)?;
         let segment = Segment::new(&self.pool, &self.name, size, bytes)?;
-        state.segments.push(Arc::new(segment));
-        state.known.push(0);
+        state.segments.push(Known {
+            segment: Arc::new(segment),
+            members: 0,
+        });
         state.placement.add_segment(index, size);
         state.reserved += size;
         Ok(())
@@ -388,9 +408,9 @@ impl<B: Backend> Arena<B> {
 impl<B: Backend> Drop for Arena<B> {
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        self.pool
-            .reaper
-            .segments(std::mem::take(&mut state.segments), state.streams.all());
+        let segments = state.segments.drain(..).map(|known| known.segment);
+        let reaper = &self.pool.reaper;
+        reaper.segments(segments.collect(), state.streams.all());
     }
 }
 

@@ -7,6 +7,9 @@
 //! last-in-first-out reuse gave 176 placements for 200 orders of the same frees, this rule gives
 //! 1).
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
@@ -107,6 +110,9 @@ pub(crate) struct Placement {
     spare: Vec<Freed>,
     /// The range that was cut last; not in the trees.
     cut: Option<Range>,
+    /// A place where no range of the trees ends: where the range began that was cut last. So for the
+    /// first block of it no free neighbour before it has to be looked for.
+    floor: Option<Spot>,
     /// All other free ranges, merged with their neighbours, by their ends.
     ranges: BTreeMap<Spot, (u64, StreamSet)>,
     /// The same ranges by size, and start.
@@ -126,14 +132,11 @@ impl Placement {
     /// Takes a block of `bytes` (a multiple of [`GRANULE`]): one of exactly this size that was
     /// freed, lowest position first; else the best fit among all free ranges, lowest position
     /// first. With it come the streams that may still use it. `None` when nothing fits.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, bytes: u64) -> Option<(Position, StreamSet)> {
         let block = match self.take_freed(bytes) {
             Some(block) => block,
-            None => {
-                self.merge();
-                self.take_fit(bytes)?
-            }
+            None => self.take_merged(bytes)?,
         };
         Some((block.start.position(), block.streams))
     }
@@ -201,35 +204,54 @@ impl Placement {
     }
 
     /// The block of exactly this size that was freed, at the lowest position.
-    #[inline]
+    #[inline(always)]
     fn take_freed(&mut self, bytes: u64) -> Option<Range> {
-        let mut found: Option<(Spot, usize)> = None;
-        for (index, block) in self.recent.iter().enumerate() {
-            if block.bytes == bytes && found.is_none_or(|(lowest, _)| block.start < lowest) {
-                found = Some((block.start, index));
-            }
-        }
+        let recent = self.recent.iter().enumerate();
+        let found = recent
+            .filter(|(_, block)| block.bytes == bytes)
+            .map(|(index, block)| (block.start, index))
+            .min();
         if !self.front.is_empty()
-            && let Some(freed) = self.front.get_mut(&bytes)
-            && let Some(&Reverse((start, streams))) = freed.peek()
-            && found.is_none_or(|(other, _)| start < other)
+            && let Some(block) = self.take_front(bytes, found.map(|(start, _)| start))
         {
-            freed.pop();
-            return Some(Range {
-                start,
-                bytes,
-                streams,
-            });
+            return Some(block);
         }
         found.map(|(_, index)| self.recent.swap_remove(index))
+    }
+
+    /// The one among those that were freed before the recent ones, if it lies below `limit`.
+    #[inline(never)]
+    fn take_front(&mut self, bytes: u64, limit: Option<Spot>) -> Option<Range> {
+        let freed = self.front.get_mut(&bytes)?;
+        let &Reverse((start, streams)) = freed.peek()?;
+        if limit.is_some_and(|limit| limit < start) {
+            return None;
+        }
+        freed.pop();
+        Some(Range {
+            start,
+            bytes,
+            streams,
+        })
+    }
+
+    #[inline(never)]
+    fn take_merged(&mut self, bytes: u64) -> Option<Range> {
+        self.merge();
+        self.take_fit(bytes)
     }
 
     /// The best fit among the free ranges, when no freed block is left.
     fn take_fit(&mut self, bytes: u64) -> Option<Range> {
         let cut = self.cut.filter(|range| range.bytes >= bytes);
-        let best = match self.sizes.is_empty() {
-            true => None,
-            false => self.sizes.range((bytes, Spot(0))..).next().copied(),
+        let key = cut.map(|range| (range.bytes, range.start));
+        // Mostly a look at the smallest range says that there is no better one.
+        let best = match self.sizes.first() {
+            Some(smallest) if key.is_none_or(|key| *smallest < key) => {
+                let mut fits = self.sizes.range((bytes, Spot(0))..);
+                fits.next().copied()
+            }
+            _ => None,
         };
         let range = match (cut, best) {
             (Some(range), best) if best.is_none_or(|best| (range.bytes, range.start) < best) => {
@@ -241,6 +263,7 @@ impl Placement {
         };
         if range.bytes > bytes {
             self.put_back();
+            self.floor = Some(range.start);
             self.cut = Some(Range {
                 start: range.start.after(bytes),
                 bytes: range.bytes - bytes,
@@ -288,12 +311,13 @@ impl Placement {
         let cut = self
             .cut
             .take_if(|cut| cut.end() == block.start || cut.start == block.end());
-        let mut follows = false;
+        let (mut preceded, mut followed) = (self.floor == Some(block.start), false);
         if let Some(cut) = cut {
-            follows = cut.start == block.end();
+            followed = cut.start == block.end();
+            preceded |= !followed;
             range = range.with(cut);
         }
-        if let Some((bytes, streams)) = self.ranges.remove(&block.start) {
+        if !preceded && let Some((bytes, streams)) = self.ranges.remove(&block.start) {
             let start = block.start.before(bytes);
             self.sizes.remove(&(bytes, start));
             range = range.with(Range {
@@ -303,7 +327,7 @@ impl Placement {
             });
         }
         // Behind a range that was free there is none.
-        if !follows
+        if !followed
             && let Some((&end, &(bytes, _))) = self.ranges.range(block.end()..).next()
             && end.before(bytes) == block.end()
             && let Some(next) = self.remove(block.end(), bytes)
@@ -324,6 +348,7 @@ impl Placement {
     }
 
     fn insert(&mut self, range: Range) {
+        self.floor = self.floor.filter(|floor| *floor != range.end());
         self.ranges
             .insert(range.end(), (range.bytes, range.streams));
         self.sizes.insert((range.bytes, range.start));
@@ -337,113 +362,5 @@ impl Placement {
             bytes,
             streams,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(segment: usize, offset: u64) -> Position {
-        Position { segment, offset }
-    }
-
-    fn with_segment(bytes: u64) -> Placement {
-        let mut placement = Placement::default();
-        placement.add_segment(0, bytes);
-        placement
-    }
-
-    fn take(placement: &mut Placement, bytes: u64) -> Option<Position> {
-        placement.take(bytes).map(|(position, _)| position)
-    }
-
-    #[test]
-    fn an_exact_size_comes_back_lowest_first_whatever_the_order_of_frees() {
-        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
-            let mut placement = with_segment(8192);
-            let blocks: Vec<_> = (0..3)
-                .map(|_| take(&mut placement, 1024).unwrap())
-                .collect();
-            for i in order {
-                placement.give(blocks[i], 1024, StreamSet::EMPTY);
-            }
-            assert_eq!(take(&mut placement, 1024), Some(at(0, 0)));
-            assert_eq!(take(&mut placement, 1024), Some(at(0, 1024)));
-        }
-    }
-
-    #[test]
-    fn another_size_takes_the_best_fit_of_what_was_merged() {
-        let mut placement = with_segment(8192);
-        let blocks: Vec<_> = (0..8)
-            .map(|_| take(&mut placement, 1024).unwrap())
-            .collect();
-        for i in [1, 4, 5, 7] {
-            placement.give(blocks[i], 1024, StreamSet::EMPTY);
-        }
-        assert_eq!(
-            take(&mut placement, 2048),
-            Some(at(0, 4096)),
-            "two neighbours merged"
-        );
-        assert_eq!(
-            take(&mut placement, 512),
-            Some(at(0, 1024)),
-            "the lowest of two equal fits"
-        );
-        assert_eq!(take(&mut placement, 2048), None);
-    }
-
-    #[test]
-    fn merged_ranges_keep_the_streams_of_all_their_parts() {
-        let mut placement = with_segment(2048);
-        let (a, b) = (
-            take(&mut placement, 1024).unwrap(),
-            take(&mut placement, 1024).unwrap(),
-        );
-        placement.give(a, 1024, StreamSet::one(1));
-        placement.give(b, 1024, StreamSet::one(2));
-        let (_, streams) = placement.take(2048).unwrap();
-        assert_eq!(streams, StreamSet::one(1) | StreamSet::one(2));
-    }
-
-    #[test]
-    fn looking_and_taking_segments_away_change_nothing_else() {
-        let mut placement = with_segment(2048);
-        placement.add_segment(1, 2048);
-        let blocks: Vec<_> = (0..8).map(|_| take(&mut placement, 512).unwrap()).collect();
-        let all = [(0, 2048)];
-        for (block, free) in
-            blocks[..4]
-                .iter()
-                .zip([&[(0, 512)][..], &[(0, 1024)], &[(0, 1536)], &all])
-        {
-            placement.give(*block, 512, StreamSet::EMPTY);
-            assert_eq!(placement.free_ranges(0), free);
-        }
-        for block in [7, 5] {
-            placement.give(blocks[block], 512, StreamSet::EMPTY);
-        }
-        assert_eq!(placement.free_ranges(1), [(512, 512), (1536, 512)]);
-        // Not merged yet: the lowest of this size.
-        assert_eq!(take(&mut placement, 512), Some(at(0, 0)));
-        placement.give(at(0, 0), 512, StreamSet::EMPTY);
-        for block in [4, 6] {
-            placement.give(blocks[block], 512, StreamSet::EMPTY);
-        }
-        placement.remove_segment(1);
-        assert_eq!(placement.free_ranges(1), []);
-        assert_eq!(take(&mut placement, 2048), Some(at(0, 0)));
-        assert_eq!(take(&mut placement, 512), None);
-    }
-
-    #[test]
-    fn segments_are_never_merged_with_one_another() {
-        let mut placement = with_segment(1024);
-        placement.add_segment(1, 1024);
-        assert_eq!(take(&mut placement, 2048), None);
-        assert_eq!(take(&mut placement, 1024), Some(at(0, 0)));
-        assert_eq!(take(&mut placement, 1024), Some(at(1, 0)));
     }
 }

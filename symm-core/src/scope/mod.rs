@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use self::routing::{Entry, Kind, Token};
+use self::routing::{Kind, Token};
 use crate::Cuda;
 use crate::StaysOnItsThread;
 use crate::backend::Backend;
@@ -100,11 +100,11 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     pub(crate) fn open(group: &Arc<GroupCore<B>>, enabled: bool, site: Site) -> Result<Self> {
         group.world.check()?;
         let token = match enabled {
-            true => routing::push(site, Kind::Scope(Entry::new(group, site)?)),
-            false => routing::push(site, Kind::Disabled(Arc::clone(group))),
+            true => routing::push_scope(group, site)?,
+            false => routing::push(site, Kind::Disabled(Arc::clone(group)))?,
         };
         Ok(Self {
-            token: token?,
+            token,
             site,
             group: Arc::clone(group),
             open: true,
@@ -167,6 +167,16 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
         self.empty(data.len())?.filled(data)
     }
 
+    /// It was not closed: it was left by an error or a panic. Never waits.
+    #[cold]
+    fn leave(&mut self) {
+        // A wrong order is reported by the outer frame, which is closed by hand.
+        let _ = routing::pop::<B>(self.token, self.site);
+        if let (true, Some(agreement)) = (self.enabled, &self.group.link().agreement) {
+            agreement.leave_scope(agreement.scope(self.number), self.site);
+        }
+    }
+
     pub(crate) fn fate(&self) -> Fate<B> {
         Fate::of(&self.group.world)
     }
@@ -178,15 +188,10 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
 }
 
 impl<G: GroupTag, B: Backend> Drop for Scope<G, B> {
-    /// Of a scope that was not closed: it was left by an error or a panic. Never waits.
+    #[inline]
     fn drop(&mut self) {
-        if !self.open {
-            return;
-        }
-        // A wrong order is reported by the outer frame, which is closed by hand.
-        let _ = routing::pop::<B>(self.token, self.site);
-        if let (true, Some(agreement)) = (self.enabled, &self.group.link().agreement) {
-            agreement.leave_scope(agreement.scope(self.number), self.site);
+        if self.open {
+            self.leave();
         }
     }
 }

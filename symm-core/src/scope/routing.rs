@@ -65,6 +65,11 @@ impl<B: Backend> Kind<B> {
         }
     }
 
+    #[inline]
+    fn is_scope(&self) -> bool {
+        matches!(self, Kind::Scope(_))
+    }
+
     /// Whether it says which stream is current.
     fn has_stream(&self) -> bool {
         matches!(self, Kind::Stream(_) | Kind::Pass(_))
@@ -173,7 +178,6 @@ impl<B: Backend> Routing<B> {
     }
 
     /// Counts a frame out that was taken from the stack.
-    #[inline]
     fn gone(&self, kind: &Kind<B>) {
         if kind.has_stream() {
             self.streams.set(self.streams.get() - 1);
@@ -194,20 +198,15 @@ impl<B: Backend> Routing<B> {
         })
     }
 
-    /// Removes the frame if it is the innermost.
+    /// Removes the frame if it is the innermost, and a scope's.
     #[inline]
-    fn pop(&self, token: Token) -> bool {
-        let innermost = self.frames.borrow_mut().pop_if(|last| last.token == token);
-        // A frame may hold the last handle of a group, whose drop must not run under the borrow.
-        let Some(Frame { kind, .. }) = innermost else {
-            return false;
-        };
-        match kind {
-            // Most are scopes, which are not counted.
-            Kind::Scope(entry) => drop(entry),
-            other => self.gone(&other),
+    fn pop_scope(&self, token: Token) -> Option<Entry<B>> {
+        let mut frames = self.frames.borrow_mut();
+        let innermost = frames.pop_if(|last| last.token == token && last.kind.is_scope())?;
+        match innermost.kind {
+            Kind::Scope(entry) => Some(entry),
+            _ => None,
         }
-        true
     }
 
     /// Removes the frame and all that were opened inside it and are still open; the first of those
@@ -236,23 +235,36 @@ impl<B: Backend> Routing<B> {
     }
 }
 
-/// Opens a frame on this thread.
+/// Opens a scope of the group on this thread, or fails with `GroupBusy`.
 #[inline]
+pub(crate) fn push_scope<B: Backend>(group: &Arc<GroupCore<B>>, site: Site) -> Result<Token> {
+    let pushed = B::routing(|routing| {
+        let entry = Entry::new(group, site)?;
+        Ok(routing.push(site, Kind::Scope(entry)))
+    });
+    pushed.unwrap_or_else(|| Err(thread_ends()))
+}
+
+/// Opens a frame on this thread.
 pub(crate) fn push<B: Backend>(site: Site, kind: Kind<B>) -> Result<Token> {
     B::routing(|routing| routing.push(site, kind)).ok_or_else(thread_ends)
 }
 
 /// Closes it.
-#[inline]
+#[inline(always)]
 pub(crate) fn pop<B: Backend>(token: Token, site: Site) -> Result<()> {
-    match B::routing(|routing| routing.pop(token)) {
-        Some(true) | None => Ok(()),
-        Some(false) => pop_with_inner::<B>(token, site),
+    match B::routing(|routing| routing.pop_scope(token)).flatten() {
+        // Outside of the borrow, because it may be the last handle of its group.
+        Some(entry) => {
+            drop(entry);
+            Ok(())
+        }
+        None => pop_other::<B>(token, site),
     }
 }
 
 #[cold]
-fn pop_with_inner<B: Backend>(token: Token, site: Site) -> Result<()> {
+fn pop_other<B: Backend>(token: Token, site: Site) -> Result<()> {
     B::routing(|routing| routing.pop_with_inner(token, site)).unwrap_or(Ok(()))
 }
 
@@ -278,14 +290,19 @@ pub(crate) fn stream<B: Backend>(rank: &Rank<B>) -> B::Stream {
     pushed_stream(rank).unwrap_or_else(|| rank.stream.clone())
 }
 
-/// The innermost stream scope's, if there is one.
+/// The same, `None` for the world's.
 #[inline]
 pub(crate) fn pushed_stream<B: Backend>(rank: &Rank<B>) -> Option<B::Stream> {
-    let pushed = B::routing(|routing| match routing.streams.get() {
-        0 => None,
-        _ => routing.stream_on(&rank.device),
-    });
-    pushed.flatten()
+    match has_stream::<B>() {
+        true => B::routing(|routing| routing.stream_on(&rank.device)).flatten(),
+        false => None,
+    }
+}
+
+/// Whether a stream is open on this thread, a pass's included.
+#[inline]
+pub(crate) fn has_stream<B: Backend>() -> bool {
+    B::routing(|routing| routing.streams.get() > 0).unwrap_or(false)
 }
 
 /// Whether a pass is under way on this thread.
@@ -393,6 +410,7 @@ fn no_scope<B: Backend>(group: &'static str) -> Error {
     }
 }
 
+#[cold]
 fn thread_ends() -> Error {
     Error::Config {
         what: "scopes cannot be used in the destructors of thread-local values".into(),

@@ -14,7 +14,7 @@ pub(super) fn cases<B: Backend>() -> Vec<Case<B>> {
         a_freed_block_is_reused,
         the_lowest_block_of_the_size_comes_first,
         freed_neighbours_merge,
-        segments_double,
+        segments_grow,
         a_large_allocation_gets_a_segment_of_its_own,
         reserves_what_it_is_told,
         sealed_it_does_not_grow,
@@ -126,11 +126,11 @@ fn freed_neighbours_merge<B: Backend>(world: &World<B>) -> Outcome {
     Ok(())
 }
 
-fn segments_double<B: Backend>(world: &World<B>) -> Outcome {
+fn segments_grow<B: Backend>(world: &World<B>) -> Outcome {
     let tp = world.split::<Tp>(0, 0)?;
     let mut kept = Vec::new();
-    // 8, 16, 32 MiB: as many buffers of 8 MiB fit as there are bytes.
-    for reserved in [8, 24, 24, 56, 56, 56, 56] {
+    // 8, 128, 128 MiB: as many buffers of 8 MiB fit as there are bytes.
+    for reserved in [[8].as_slice(), &[136; 16], &[264]].concat() {
         kept.push(symm!(group = tp, { tp.empty::<u8>(8 << 20)? })?);
         ensure_eq!(
             world.pool().stats().reserved_bytes,
