@@ -31,7 +31,8 @@ use std::{env, fs};
 use anyhow::{Context, Result, ensure};
 use symm_core::{Cuda, Host, World, groups};
 
-pub use options::{Choice, Options};
+pub use crate::Choice;
+pub use options::Options;
 pub use report::{Batch, Comparison, Graphs, Report, Speed, TOLERANCE};
 
 use checkpoint::Checkpoint;

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
 
 use super::kernels::MAX_HEAD_DIM;
+use crate::Choice;
 
 /// Bytes are the tokens.
 pub(super) const VOCABULARY: usize = 256;
@@ -73,17 +74,6 @@ impl Default for Options {
     fn default() -> Self {
         Self::parse_from(["decoder"])
     }
-}
-
-/// Which backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Choice {
-    /// GPUs where there are two or more, else the host.
-    Auto,
-    /// Ranks as threads, without a GPU.
-    Host,
-    /// A GPU for each rank.
-    Cuda,
 }
 
 /// The sizes of the model.

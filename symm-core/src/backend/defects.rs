@@ -1,12 +1,18 @@
 //! Known defects of NCCL's versions, and what this crate does about each.
 
-/// A defect, and the versions that have it.
-#[derive(Debug)]
-pub(crate) struct Defect {
+/// A known defect of NCCL, and what this crate does about it: see
+/// [`NcclInfo::defects`](crate::cuda::NcclInfo::defects).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Defect {
     /// The first version that has it, as NCCL writes it (2.30.7 is 23007).
-    from: u32,
-    /// The first version after it that has it no more.
-    until: u32,
+    pub from: u32,
+    /// The first version after it that has it no more; `u32::MAX` where none is known.
+    pub until: u32,
+    /// What goes wrong in NCCL.
+    pub what: &'static str,
+    /// What happens here instead.
+    pub instead: &'static str,
 }
 
 /// `ncclSymkImplemented` says yes to averages of floats on windows, but `generate.py` emits no such
@@ -17,6 +23,8 @@ pub(crate) struct Defect {
 pub(crate) const AVERAGE_ALL_REDUCE: Defect = Defect {
     from: 23_003,
     until: u32::MAX,
+    what: "averages of floats in all_reduce on windows index NCCL's table of kernels at -1",
+    instead: "they are kept from the window: Plain(Defect)",
 };
 
 /// Symmetric kernels are launched as programmatic dependents of the kernel before them on their
@@ -32,6 +40,8 @@ pub(crate) const AVERAGE_ALL_REDUCE: Defect = Defect {
 pub(crate) const EARLY_READ: Defect = Defect {
     from: 22_800,
     until: 23_007,
+    what: "symmetric kernels start before the kernel that makes their input is done",
+    instead: "a small write between the two prevents it; in captures such calls are Plain(Defect) unless GraphOptions::early_reads asks for the write there",
 };
 
 /// The symmetric LL kernels load packs of 8 bytes from addresses that are no multiple of 4 wrongly
@@ -42,7 +52,18 @@ pub(crate) const EARLY_READ: Defect = Defect {
 pub(crate) const UNALIGNED_LOAD: Defect = Defect {
     from: 22_700,
     until: 23_003,
+    what: "symmetric kernels load types of 1 and 2 bytes wrongly from addresses that are no multiple of 4",
+    instead: "such calls are kept from the window: Plain(Defect)",
 };
+
+/// All of them.
+const ALL: [Defect; 3] = [AVERAGE_ALL_REDUCE, EARLY_READ, UNALIGNED_LOAD];
+
+/// Those of a version.
+pub(crate) fn of(version: u32) -> impl Iterator<Item = Defect> {
+    ALL.into_iter()
+        .filter(move |defect| defect.affects(version))
+}
 
 impl Defect {
     pub(crate) fn affects(&self, version: u32) -> bool {
@@ -65,5 +86,7 @@ mod tests {
             [22_907, 23_003, 23_203].map(|v| AVERAGE_ALL_REDUCE.affects(v)),
             [false, true, true]
         );
+        let count = [22_705, 22_803, 23_006, 23_007].map(|version| of(version).count());
+        assert_eq!(count, [1, 2, 2, 1]);
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn probe() -> Probe {
     Probe {
         driver: Err(unavailable()),
         nccl: Err(unavailable()),
+        nccl_candidates: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::libcuda;
-use super::nccl_sys::{Nccl, SHARED_DEVICES, SUCCESS, nccl};
+use super::nccl_sys::{Nccl, SHARED_DEVICES, SUCCESS, nccl, nccl_candidates};
 use super::probe::{DeviceInfo, DriverInfo, NcclInfo, Probe};
 use crate::backend::defects::EARLY_READ;
 use crate::backend::driver::Seat;
@@ -232,7 +232,11 @@ pub(super) fn probe() -> Probe {
             path: nccl.path.clone(),
         })
     });
-    Probe { driver, nccl }
+    Probe {
+        driver,
+        nccl,
+        nccl_candidates: nccl_candidates(),
+    }
 }
 
 fn devices() -> Result<Vec<DeviceInfo>, DriverError> {

@@ -74,6 +74,7 @@ mod timing;
 #[cfg(feature = "cuda")]
 mod tracking;
 
+pub use super::defects::Defect as NcclDefect;
 #[cfg(feature = "cuda")]
 pub use ::cudarc;
 #[cfg(feature = "cuda")]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::backend::defects::{self, Defect};
 use crate::error::{Error, Result};
 
 /// What [`Cuda::probe`](super::Cuda::probe) found. Printed, it says so in plain words.
@@ -13,6 +14,9 @@ pub struct Probe {
     pub driver: Result<DriverInfo>,
     /// The NCCL that would be used, or why there is none.
     pub nccl: Result<NcclInfo>,
+    /// The files that NCCL is looked for in, in this order: names without a folder are the dynamic
+    /// loader's to find.
+    pub nccl_candidates: Vec<PathBuf>,
 }
 
 /// NVIDIA's driver.
@@ -47,6 +51,21 @@ pub struct NcclInfo {
     pub version: u32,
     /// The file that was loaded.
     pub path: PathBuf,
+}
+
+impl NcclInfo {
+    /// The known defects of this version, and what this crate does about them.
+    ///
+    /// ```
+    /// if let Ok(nccl) = symm_core::Cuda::probe().nccl {
+    ///     for defect in nccl.defects() {
+    ///         println!("{}; here {}", defect.what, defect.instead);
+    ///     }
+    /// }
+    /// ```
+    pub fn defects(&self) -> Vec<Defect> {
+        defects::of(self.version).collect()
+    }
 }
 
 impl Probe {
@@ -141,10 +160,13 @@ mod tests {
                 version: 23_007,
                 path: "/opt/libnccl.so.2".into(),
             }),
+            nccl_candidates: vec!["libnccl.so.2".into()],
         };
         assert!(probe.usable().is_ok());
         let text = "driver: CUDA 13.0, 1 device(s)\n  cuda:0: NVIDIA H200, 141 GiB, compute capability 9.0\nNCCL: 2.30.7, /opt/libnccl.so.2";
         assert_eq!(probe.to_string(), text);
+        let defects = probe.nccl.map(|nccl| nccl.defects().len());
+        assert_eq!(defects.ok(), Some(1));
     }
 
     #[test]

@@ -21,9 +21,14 @@ const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 pub(in super::super) fn nccl() -> Result<&'static Nccl> {
     static LOADED: OnceLock<Result<Nccl>> = OnceLock::new();
     LOADED
-        .get_or_init(|| load(&candidates(env::var_os(PATH))))
+        .get_or_init(|| load(&nccl_candidates()))
         .as_ref()
         .map_err(Error::clone)
+}
+
+/// The files that are tried.
+pub(in super::super) fn nccl_candidates() -> Vec<PathBuf> {
+    candidates(env::var_os(PATH))
 }
 
 /// The files to try: what the variable names, a file or a folder, and nothing else if it is set;

@@ -11,7 +11,7 @@ mod table;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
 
-pub(super) use load::{Nccl, nccl};
+pub(super) use load::{Nccl, nccl, nccl_candidates};
 
 /// `ncclComm_t`.
 pub(super) type RawComm = *mut c_void;
