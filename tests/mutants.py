@@ -266,7 +266,7 @@ MUTANTS = {
         "symm-core/src/group/rebuild.rs",
         "    reclaim(rank, step)?;\n",
         "",
-        ["--test", "agreement", "rebuilt_with_shared_buffers"],
+        ["--test", "agreement", "gives_back_on_some_ranks"],
     ),
     # What a shared buffer held is used again while other streams still read it.
     "one-stream-at-give-back": (

@@ -2,10 +2,10 @@
 //! whatever the threads do.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use symm_core::{
-    Backend, Buf, Element, Error, GraphPool, Group, GroupTag, Path, ReduceOp, Result, Shared,
+    Backend, Buf, Element, Error, GraphPool, Group, GroupTag, Need, Path, ReduceOp, Result, Shared,
     SymmBuf, World, plain, symm,
 };
 
@@ -281,6 +281,8 @@ fn drops_on_other_threads_place_alike<B: Backend>(world: &World<B>) -> Outcome {
     returns_after(world, &tp)
 }
 
+/// Streams that write while a graph is captured.
+const WRITERS: u64 = 2;
 /// Elements of a buffer that takes its time.
 const LONG: usize = 1 << 20;
 
@@ -406,38 +408,50 @@ fn returns_after<B: Backend>(world: &World<B>, tp: &Group<Tp, B>) -> Outcome {
 fn a_graph_comes_after_its_writes<B: Backend>(world: &World<B>) -> Outcome {
     let tp = world.split::<Tp>(0, 0)?;
     let graphs = GraphPool::new(world.pool());
-    let (writer, other) = (world.new_stream()?, world.new_stream()?);
     let len = 50_000;
-    let mut x = weights(&tp, 0, len)?;
-    let mut before = symm!(group = tp, { tp.zeros(LONG)? })?;
-    for round in 1..5 {
-        let on = world.on_stream(&writer)?;
-        keep_busy(&tp, &mut before)?;
-        if let Some(mut alone) = x.get_mut() {
-            alone.copy_from_slice(&part(round, tp.rank(), len))?;
-            tp.all_reduce_in_place(&mut alone, ReduceOp::Max)?;
-            alone.copy_from_slice(&part(round, tp.rank(), len))?;
+    // Reserved, because a prime would run the step, and order the stream behind the writes.
+    let need = Need::new().plain(WRITERS * 256 * 1024);
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        let x = weights(&tp, 0, len)?;
+        let before = symm!(group = tp, { tp.zeros(LONG)? })?;
+        writers.push((world.new_stream()?, part(writer, tp.rank(), len), x, before));
+    }
+    let new = |turn: u64, data: &[f32]| -> Vec<f32> {
+        data.iter().map(|element| element + turn as f32).collect()
+    };
+    for turn in 1..4 {
+        for (writer, data, x, before) in &mut writers {
+            let on = world.on_stream(writer)?;
+            keep_busy(&tp, before)?;
+            if let Some(mut alone) = x.get_mut() {
+                alone.copy_from_slice(&new(turn, data))?;
+            }
+            on.end()?;
         }
-        on.end()?;
-        let mut graph = graphs.capture(&other, |_| -> Result<_> {
-            let mut copy = Buf::<f32, B>::empty(len)?;
-            copy.copy_from(plain(&x))?;
-            Ok(copy)
+        // On a stream that waits for nothing yet.
+        let other = world.new_stream()?;
+        let mut graph = graphs.capture_reserved(&need, &other, |_| -> Result<_> {
+            let copy = |x: &Weights<B>| -> Result<_> {
+                let mut copy = Buf::<f32, B>::empty(len)?;
+                copy.copy_from(plain(x))?;
+                Ok(copy)
+            };
+            let copies = writers.iter().map(|(_, _, x, _)| copy(x));
+            copies.collect::<Result<Vec<_>>>()
         })?;
         graph.launch()?;
-        ensure_same!(
-            graph.output().to_vec()?,
-            part(round, tp.rank(), len),
-            "round {round}"
-        );
-        drop(graph);
-        for _ in 0..20_000 {
-            if x.get_mut().is_some() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(1));
+        for (copy, (_, data, ..)) in graph.output().iter().zip(&writers) {
+            ensure_same!(copy.to_vec()?, new(turn, data), "turn {turn}");
         }
-        ensure!(x.get_mut().is_some(), "the graph is gone");
+        drop(graph);
+        for (_, _, x, _) in &mut writers {
+            let end = Instant::now() + super::MOMENT;
+            while x.get_mut().is_none() {
+                ensure!(Instant::now() < end, "the graph is gone");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
     Ok(())
 }

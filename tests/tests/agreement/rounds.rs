@@ -30,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
         leaves_without_anything_pending,
     ),
     ("holds_more_at_the_rebuild", holds_more_at_the_rebuild),
+    ("gives_back_on_some_ranks", gives_back_on_some_ranks),
 ];
 
 /// What the odd rank does where its peers grow by 16 MiB and close their scope.
@@ -317,5 +318,43 @@ fn holds_more_at_the_rebuild() -> Result<(), Failed> {
         assert_eq!((grows(&rank)?, kept.to_vec()?), (vec![2; 4096], vec![2; 64]));
         Ok(())
     })?;
+    Ok(())
+}
+
+/// A round that fails on one rank behind its last meeting: the others have given back what the
+/// shared buffers held by then, and the rebuild has it given back on all.
+fn gives_back_on_some_ranks() -> Result<(), Failed> {
+    for odd in 0..3 {
+        // One rank finds no window, so the others give theirs back, which fails on the odd rank. It
+        // takes its time: its peers are not told before they are through.
+        let (first, second) = (CallKind::Deregister, CallKind::Register);
+        let late = What::Delay(Duration::from_millis(500));
+        let options = Options::default()
+            .fault(Fault::new((odd + 1) % 3, At::Call(second, 2), What::Null))
+            .fault(Fault::new(odd, At::Call(first, 1), late))
+            .fault(Fault::new(odd, At::Call(first, 1), What::Fail));
+        config().options(options).run(3, |world| {
+            let rank = Rank::new(world)?;
+            let kept = small(&rank)?;
+            let shared = small(&rank)?.share().map_err(|(_, error)| error)?;
+            let (position, before) = (shared.position(), rank.held());
+            drop(shared);
+            let _met = rank.meets()?;
+            let round = rank.tp.reserve(16 << 20);
+            assert_eq!(round.is_err(), rank.me() == odd, "{round:?}");
+            rank.told(round);
+            let bytes = if rank.me() == odd { 1024 } else { 512 };
+            assert_eq!((before.1, rank.held().1), (1024, bytes));
+            rank.world.rebuild()?;
+            assert_eq!(rank.held().1, 512, "as many on all ranks");
+            let again = small(&rank)?;
+            assert_eq!(again.position(), position, "where it was");
+            assert_eq!(
+                (again.to_vec()?, kept.to_vec()?),
+                (vec![3; 64], vec![3; 64])
+            );
+            Ok(())
+        })?;
+    }
     Ok(())
 }
