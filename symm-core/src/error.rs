@@ -109,6 +109,14 @@ pub enum Error {
         /// Its failure.
         cause: Box<str>,
     },
+    /// The world sleeps: [`World::suspend`](crate::World::suspend) gave back what NCCL needs to run.
+    #[error(
+        "rank {rank}: this world is suspended, so nothing that needs NCCL is started in it until all ranks have called world.resume()"
+    )]
+    Suspended {
+        /// The rank.
+        rank: usize,
+    },
     /// The world failed, and something in it cannot be released.
     #[error(
         "rank {rank}: {what}; only the end of the process gives the device back: restart it, and see Config::on_unrecoverable"
@@ -471,6 +479,8 @@ pub enum Rule {
     GraphAlive,
     /// A communicator was used after it was revoked, or after its world was rebuilt.
     RevokedComm,
+    /// A communicator was used while it was suspended, or suspended or resumed twice.
+    SuspendedComm,
 }
 
 impl fmt::Display for Rule {
@@ -507,6 +517,9 @@ impl fmt::Display for Rule {
             }
             Rule::RevokedComm => {
                 "a launch on a communicator that was revoked (NCCL's kernel would hang, or use what is gone)"
+            }
+            Rule::SuspendedComm => {
+                "a communicator used while it is suspended (NCCL's kernel would use memory that is not mapped)"
             }
         })
     }

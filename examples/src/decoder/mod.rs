@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
-use symm_core::{Cuda, Host, World, groups};
+use symm_core::{Cuda, Host, Launcher, World, groups};
 
 pub use crate::Choice;
 pub use options::Options;
@@ -52,8 +52,8 @@ groups! {
 const RANKS: usize = 4;
 
 /// Decodes as the options say, and checks every position's logits: of graphs against eager work, and
-/// of all ranks against one. Where `RANK` and `WORLD_SIZE` are set, as by torchrun, this process is
-/// one rank of many; else the ranks are threads of this process.
+/// of all ranks against one. Where torchrun, mpirun or srun started this process, it is one rank of
+/// many; else the ranks are threads of this process.
 ///
 /// # Errors
 /// Options that do not fit together, files that cannot be read or written, errors of the backend,
@@ -100,13 +100,14 @@ fn on_gpus(_: &Options, _: usize) -> Result<Report> {
 
 fn on<B: Compute>(options: &Options, usual: usize, machine: &str) -> Result<Report> {
     let job = job(options)?;
-    let launched = env::var_os("RANK").is_some() && env::var_os("WORLD_SIZE").is_some();
+    let launched = Launcher::detect()?.is_some();
     let (prompts, graphs) = (&job.prompts, options.graph);
     let (split, sharded) = if launched {
         let world = World::<B>::from_env()?;
         ensure!(
             options.ranks.is_none_or(|ranks| ranks == world.size()),
-            "--ranks differs from WORLD_SIZE, which is {}",
+            "--ranks differs from what {} says, which is {}",
+            world.launcher(),
             world.size()
         );
         let split = options.split(world.size())?;

@@ -36,6 +36,8 @@ pub(crate) enum What {
     Trim,
     /// A round that measures paths.
     Calibration,
+    /// The world is about to be suspended.
+    Suspend,
     /// A scope was left by an error or a panic.
     Left,
 }
@@ -181,6 +183,7 @@ impl Record {
             What::Trim => words[0] = 5,
             What::Left => words[0] = 6,
             What::Calibration => words[0] = 7,
+            What::Suspend => words[0] = 8,
         }
         words[5] = self.arena.digest;
         words[6] = self.arena.allocations;
@@ -219,6 +222,7 @@ impl Record {
             5 => What::Trim,
             6 => What::Left,
             7 => What::Calibration,
+            8 => What::Suspend,
             _ => return None,
         };
         let mut file = [0; FILE];
@@ -336,6 +340,7 @@ impl fmt::Display for Record {
             What::GraphLaunch { graph } => write!(f, "a launch of graph {graph}")?,
             What::Trim => f.write_str("a trim")?,
             What::Calibration => f.write_str("a calibration")?,
+            What::Suspend => f.write_str("world.suspend")?,
             What::Left => f.write_str("a scope left by an error or a panic")?,
         }
         write!(f, " at {}", self.place)

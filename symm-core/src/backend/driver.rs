@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::call::Call;
 use crate::capture::CaptureMode;
 use crate::error::Result;
+use crate::launch::Launcher;
 use crate::rendezvous::Rendezvous;
 use crate::scope::routing::Routing;
 
@@ -15,6 +16,8 @@ use crate::scope::routing::Routing;
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Seat {
+    /// Who started the ranks.
+    pub launcher: Launcher,
     /// Rank in the world.
     pub rank: usize,
     /// Ranks of the world.
@@ -225,6 +228,14 @@ pub trait Driver: Sized {
     /// Destroys a communicator of a world that failed: without waiting for peers. No work of it is
     /// under way, no graph holds it.
     fn abort(device: &Self::Device, comm: Self::Comm) -> Result<()>;
+    /// Fails with `Unsupported` where NCCL cannot suspend communicators (before 2.29.7).
+    fn can_suspend(comm: &Self::Comm) -> Result<()>;
+    /// Gives back what NCCL holds for the communicator, windows excepted, and says how many bytes of
+    /// this device that is. All ranks call it at the same point; none of its work is under way.
+    /// Until it is resumed, nothing else is called on the communicator but `revoke` and `abort`.
+    fn suspend(device: &Self::Device, comm: &Self::Comm) -> Result<u64>;
+    /// Takes back what a suspended communicator needs. All ranks call it at the same point.
+    fn resume(device: &Self::Device, comm: &Self::Comm) -> Result<()>;
     /// The version of NCCL whose rules hold for the communicator, as NCCL writes it (2.30.7 is
     /// 23007).
     fn version(comm: &Self::Comm) -> u32;

@@ -1,6 +1,7 @@
 //! Measuring windows against the twin, in a round of all ranks.
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::calibration::{Calibration, CalibrationPoint};
@@ -282,13 +283,17 @@ fn end<B: Backend>(group: &GroupCore<B>, link: &Arc<Link<B>>, taken: Taken<B>) -
         outcome = outcome.and(B::deregister(&device, &main.comm, window));
     }
     drop(taken.segment);
-    // Which may wait for peers.
     let comms = taken.comms;
-    group
-        .world
-        .pool
-        .reaper
-        .aside(move || release(comms, &device));
+    let world = &group.world;
+    let (done, ended) = channel::<()>();
+    world.pool.reaper.aside(move || {
+        let released = release(comms, &device);
+        drop(done);
+        released
+    });
+    // NCCL stops the device to give memory back: not beside what comes next. A peer that died is
+    // waited for no longer than this, and the watchdog tells of it.
+    let _ = ended.recv_timeout(world.vitals.limits.inside());
     outcome.and_then(|()| twin::make_if_wanted(group, link))
 }
 

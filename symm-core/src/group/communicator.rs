@@ -13,6 +13,8 @@ pub(crate) struct Communicator<B: Backend> {
     pub(crate) comm: B::Comm,
     /// Set before it is revoked, never unset.
     revoked: AtomicBool,
+    /// Its world sleeps; see `group::sleep`.
+    asleep: AtomicBool,
     /// What its windows lie on, if it is aborted with them.
     kept: Mutex<Vec<Arc<Segment<B>>>>,
 }
@@ -22,6 +24,7 @@ impl<B: Backend> Communicator<B> {
         Arc::new(Self {
             comm,
             revoked: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             kept: Mutex::default(),
         })
     }
@@ -34,6 +37,15 @@ impl<B: Backend> Communicator<B> {
     /// Whether this was the first to say that it is to be revoked.
     pub(crate) fn mark_revoked(&self) -> bool {
         !self.revoked.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether its world sleeps.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::Release);
     }
 
     /// Keeps segments until it has ended.

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::cache;
-use super::env::{self, Launch};
+use super::env;
 use super::start::Tuning;
 use super::world::World;
 use crate::Cuda;
@@ -18,6 +19,8 @@ use crate::agreement::limits::{Limits, OnUnrecoverable};
 use crate::backend::Backend;
 use crate::backend::driver::Seat;
 use crate::error::{Error, Result};
+use crate::launch::Launcher;
+use crate::launch::place::Place;
 use crate::pool::PoolConfig;
 use crate::pool::reaper::wait_at_thread_end;
 use crate::rendezvous::Rendezvous;
@@ -48,6 +51,8 @@ pub struct Config<B: Backend = Cuda> {
     /// `None`: as the environment says.
     tuned: Option<bool>,
     cache: Option<PathBuf>,
+    /// `None`: those of this process.
+    arguments: Option<Vec<OsString>>,
     pub(crate) options: B::Options,
 }
 
@@ -66,6 +71,7 @@ impl<B: Backend> Default for Config<B> {
             limits: Limits::default(),
             tuned: None,
             cache: None,
+            arguments: None,
             options: B::Options::default(),
         }
     }
@@ -252,6 +258,20 @@ impl<B: Backend> Config<B> {
         Ok(ours.into_iter().chain(backend).collect())
     }
 
+    /// Arguments of the processes that [`World::launch`] starts; this process's own by default. A
+    /// test of the standard harness names itself: `["tests::of_four_ranks", "--exact", "--nocapture"]`.
+    pub fn launch_arguments<A: Into<OsString>>(
+        mut self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        self.arguments = Some(arguments.into_iter().map(Into::into).collect());
+        self
+    }
+
+    pub(crate) fn arguments(&self) -> Option<&[OsString]> {
+        self.arguments.as_deref()
+    }
+
     /// Settings of the backend, such as [`host::Options`](crate::host::Options).
     pub fn options(mut self, options: B::Options) -> Self {
         self.options = options;
@@ -313,26 +333,32 @@ impl<B: Backend> Config<B> {
     /// # Errors
     /// As for [`World::from_env`].
     pub fn from_env(&self) -> Result<World<B>> {
-        let launch = Launch::from_env(|name| std::env::var_os(name))?;
-        let rendezvous = Rendezvous::connect(
-            launch.rank,
-            launch.ranks,
-            &launch.host,
-            launch.port,
-            self.limits.deadline,
-        )?;
-        let seat = Seat {
-            rank: launch.rank,
-            ranks: launch.ranks,
-            local_rank: launch.local_rank,
-            local_ranks: launch.local_ranks,
-            processes: true,
-            rendezvous: Arc::new(rendezvous),
-            deadline: self.limits.deadline,
-        };
+        let seat = self.seat()?;
         let world = World::open(seat, self)?;
         wait_at_thread_end(world.progress());
         Ok(world)
+    }
+
+    /// This process's seat among its peers, as its launcher says. Waits for all of them.
+    pub(crate) fn seat(&self) -> Result<Seat> {
+        let place = Place::from_env(|name| std::env::var_os(name))?;
+        let rendezvous = Rendezvous::connect(
+            place.rank,
+            place.ranks,
+            &place.host,
+            place.port,
+            self.limits.deadline,
+        )?;
+        Ok(Seat {
+            launcher: place.launcher,
+            rank: place.rank,
+            ranks: place.ranks,
+            local_rank: place.local_rank,
+            local_ranks: place.local_ranks,
+            processes: true,
+            rendezvous: Arc::new(rendezvous),
+            deadline: self.limits.deadline,
+        })
     }
 
     /// Every rank's result, and the rank that failed first.
@@ -351,6 +377,7 @@ impl<B: Backend> Config<B> {
             .into_iter()
             .enumerate()
             .map(|(rank, rendezvous)| Seat {
+                launcher: Launcher::Threads,
                 rank,
                 ranks,
                 local_rank: rank,
@@ -386,10 +413,10 @@ impl<B: Backend> Config<B> {
     }
 
     /// One rank from its seat to its teardown. `first` gets the rank that failed before all others.
-    fn rank<R, E: From<Error> + fmt::Display>(
+    pub(crate) fn rank<R, E: From<Error> + fmt::Display>(
         &self,
         seat: Seat,
-        f: &impl Fn(World<B>) -> Result<R, E>,
+        f: impl FnOnce(World<B>) -> Result<R, E>,
         first: &OnceLock<usize>,
     ) -> Result<R, E> {
         let (rank, rendezvous) = (seat.rank, Arc::clone(&seat.rendezvous));
@@ -407,7 +434,13 @@ impl<B: Backend> Config<B> {
         let stays = Arc::clone(world.inner());
         let outcome = catch_unwind(AssertUnwindSafe(|| f(world)))
             .unwrap_or_else(|panic| Err(panicked(rank, panic.as_ref()).into()))
-            .inspect_err(|error| failed(error));
+            .inspect_err(|error| {
+                // The board may know of a peer's failure before the rendezvous does.
+                if let Err(Error::Poisoned { rank, .. }) = stays.check() {
+                    let _ = first.set(rank);
+                }
+                failed(error);
+            });
         drop(stays);
         let leaked = routing::clear::<B>();
         let torn_down = progress.wait(TEARDOWN);

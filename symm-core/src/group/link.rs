@@ -5,16 +5,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::communicator::Communicator;
+use super::sleep;
 use super::twin::Twin;
 use super::world::Rank;
 use crate::agreement::group::Agreement;
 use crate::backend::Backend;
-use crate::backend::driver::Releases;
+use crate::backend::driver::{Driver, Releases};
 use crate::error::{Error, Result};
 use crate::pool::arena::{Arena, ArenaId};
 use crate::pool::reaper;
 use crate::pool::segment::Segment;
 use crate::registration::ledger::{Ledger, Unsettled};
+
+/// Windows, and what they lie on.
+type Windows<B> = Vec<(<B as Driver>::Window, Arc<Segment<B>>)>;
 
 /// A communicator and its windows. Lives until the last group, buffer and graph that uses it is
 /// gone; then the reaper deregisters and destroys, in this order.
@@ -28,6 +32,8 @@ pub(crate) struct Link<B: Backend> {
     pub(crate) version: u32,
     /// A book of the ledger was closed, and its windows may still be there.
     closed_books: AtomicBool,
+    /// Windows that went while the world slept.
+    parked: Mutex<Windows<B>>,
     /// Held by whoever calls NCCL with the communicator: it takes one thread at a time.
     calls: Mutex<()>,
     /// `None` only while it is being dropped.
@@ -78,6 +84,7 @@ impl<B: Backend> Link<B> {
             agreements: AtomicU64::new(0),
             version: B::version(&comm.comm),
             closed_books: AtomicBool::new(false),
+            parked: Mutex::default(),
             calls: Mutex::default(),
             comm: Some(comm),
             twin: OnceLock::new(),
@@ -106,15 +113,18 @@ impl<B: Backend> Link<B> {
         })
     }
 
-    /// Fails for a communicator that was revoked: of a world that failed, or that was rebuilt without
-    /// this group.
+    /// Fails for a communicator that was revoked, of a world that failed or that was rebuilt without
+    /// this group, and for one that sleeps.
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         let shared = self.communicator()?;
-        if !shared.is_revoked() {
+        if !shared.is_revoked() && !shared.is_asleep() {
             return Ok(());
         }
         self.world.check()?;
+        if shared.is_asleep() {
+            return Err(sleep::asleep(&self.world));
+        }
         Err(Error::Config {
             what: "this group was not rebuilt with its world, because some of its ranks had dropped it, or because its communicator is of another maker: split it again".into(),
         })
@@ -154,11 +164,7 @@ impl<B: Backend> Link<B> {
         self.deregister_later(windows, streams);
     }
 
-    fn deregister_later(
-        self: Arc<Self>,
-        windows: Vec<(B::Window, Arc<Segment<B>>)>,
-        streams: Vec<B::Stream>,
-    ) {
+    fn deregister_later(self: Arc<Self>, windows: Windows<B>, streams: Vec<B::Stream>) {
         if windows.is_empty() {
             return;
         }
@@ -168,6 +174,13 @@ impl<B: Backend> Link<B> {
             // Also of collectives that used it: their streams are the group's arena's.
             let streams = [streams, self.arena.streams()].concat();
             let mut outcome = reaper::drain::<B>(&streams);
+            {
+                let mut parked = self.parked();
+                if self.comm.as_ref().is_some_and(|comm| comm.is_asleep()) {
+                    parked.extend(windows);
+                    return outcome;
+                }
+            }
             let _calling = self.calling();
             for (window, segment) in windows {
                 let gone = self
@@ -178,6 +191,29 @@ impl<B: Backend> Link<B> {
             }
             outcome
         });
+    }
+
+    fn parked(&self) -> MutexGuard<'_, Windows<B>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its world failed since it was made.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.comm.as_ref().is_none_or(|comm| comm.is_revoked())
+    }
+
+    /// The world sleeps no more: what waited for that goes.
+    pub(super) fn awake(self: Arc<Self>) {
+        let Some(comm) = &self.comm else { return };
+        let parked = {
+            let mut parked = self.parked();
+            comm.set_asleep(false);
+            std::mem::take(&mut *parked)
+        };
+        match comm.is_revoked() {
+            true => comm.keep(parked.into_iter().map(|(_, segment)| segment).collect()),
+            false => self.deregister_later(parked, Vec::new()),
+        }
     }
 
     /// Waits for the windows of closed books to be gone. NCCL takes the place of a window from the

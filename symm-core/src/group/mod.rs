@@ -22,6 +22,7 @@ mod progress;
 mod rebuild;
 mod reclaim;
 mod shipped;
+pub(crate) mod sleep;
 mod start;
 pub(crate) mod strict;
 pub(crate) mod table;

@@ -10,6 +10,7 @@ use super::core::GroupCore;
 use super::inventory::{Group, Inventory};
 use super::link::Link;
 use super::reclaim::reclaim;
+use super::sleep;
 use super::start;
 use super::world::{Rank, World};
 use crate::backend::Backend;
@@ -58,6 +59,7 @@ impl<B: Backend> World<B> {
     ///
     /// # Errors
     /// [`Error::PeerFailed`] when a rank died or left: a world is rebuilt by all of its ranks.
+    /// [`Error::Suspended`] for one that is whole and sleeps: resume it.
     /// [`Error::RanksDiffer`] when they hold different buffers: drop them and call it again.
     /// [`Error::Unrecoverable`] when the device cannot be released. [`Error::Timeout`].
     pub fn rebuild(&self) -> Result<()> {
@@ -68,13 +70,16 @@ impl<B: Backend> World<B> {
 fn rebuild<B: Backend>(rank: &Arc<Rank<B>>) -> Result<()> {
     active::refuse(rank, "rebuilding a world", "end the capture first: drop it")?;
     let (vitals, seat) = (&rank.vitals, &rank.seat);
-    if !vitals.has_failed() {
+    if rank.check().is_ok() {
+        sleep::awake(rank)?;
         vitals.poison(&Error::Config {
             what: "the world is being rebuilt".into(),
         });
     }
     vitals.wait_for_release()?;
     drain(rank)?;
+    // Before ranks tell which groups they have.
+    sleep::forget(rank)?;
 
     // Each attempt that all gave up has meetings of its own: ranks tell what they hold by then.
     let step = 4 * vitals.attempt();

@@ -87,6 +87,11 @@ impl<B: Backend> Link<B> {
         Ok(&twin.comm.comm)
     }
 
+    /// The twin, to be suspended with its group.
+    pub(super) fn twin_communicator(&self) -> Option<Arc<Communicator<B>>> {
+        self.twin.get().map(|twin| Arc::clone(&twin.comm))
+    }
+
     /// Before work on `stream`: puts it behind what the other communicator does on another stream.
     /// NCCL does not order two communicators, and kernels of both that wait for peers may keep each
     /// other from the device, in another order on each rank.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::Group;
@@ -10,6 +11,7 @@ use super::config::Config;
 use super::connect::{connect, cut, find_kernels};
 use super::core::GroupCore;
 use super::join::{Hosts, join};
+use super::sleep::{self, Asleep};
 use super::start::{self, Tuning};
 use super::strict::Strict;
 use super::tag::{Dyn, GroupTag};
@@ -20,6 +22,7 @@ use crate::backend::Backend;
 use crate::backend::driver::{Seat, Split};
 use crate::capture::active;
 use crate::error::{Error, Result};
+use crate::launch::Launcher;
 use crate::pool::reaper::Progress;
 use crate::pool::{Pool, PoolCore};
 use crate::rendezvous::Topic;
@@ -53,6 +56,10 @@ pub(crate) struct Rank<B: Backend> {
     pub(crate) kernels: OnceLock<bool>,
     /// Splits made so far; the lock keeps two threads from splitting at once.
     pub(crate) splits: Mutex<u64>,
+    /// What sleeps; `None` while the world is awake.
+    pub(super) asleep: Mutex<Option<Asleep<B>>>,
+    /// Meetings of suspensions so far.
+    pub(super) sleeps: AtomicU64,
     /// To be rebuilt with the world.
     groups: Mutex<Vec<Weak<GroupCore<B>>>>,
 }
@@ -186,11 +193,18 @@ impl<B: Backend> World<B> {
         Config::default().run_each(ranks, f)
     }
 
-    /// This process's rank of a world of processes on one host, as `torchrun` starts them: `RANK`,
-    /// `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` are read. Waits for all ranks.
+    /// This process's rank of a world of processes, as `torchrun`, `mpirun` or `srun` started it, or
+    /// with variables that were set by hand: see [`Launcher`]. Waits for all ranks.
+    ///
+    /// ```no_run
+    /// use symm_core::{Host, World};
+    /// let world = World::<Host>::from_env()?;
+    /// println!("rank {} of {} by {}", world.rank(), world.size(), world.launcher());
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Environment`] names the variable that is missing or malformed;
+    /// [`Error::Environment`] names the variable that is missing or malformed, and whose it is;
     /// [`Error::Rendezvous`]; those of the backend.
     pub fn from_env() -> Result<Self> {
         Config::default().from_env()
@@ -225,6 +239,8 @@ impl<B: Backend> World<B> {
             trunk: Mutex::new(None),
             kernels: OnceLock::new(),
             splits: Mutex::new(0),
+            asleep: Mutex::new(None),
+            sleeps: AtomicU64::new(0),
             groups: Mutex::default(),
         });
         let trunk = connect(&rank, Split::world(&rank.seat))?;
@@ -245,6 +261,11 @@ impl<B: Backend> World<B> {
     /// Number of ranks.
     pub fn size(&self) -> usize {
         self.rank.seat.ranks
+    }
+
+    /// Who started the ranks.
+    pub fn launcher(&self) -> Launcher {
+        self.rank.seat.launcher
     }
 
     /// The rank's memory.
@@ -355,6 +376,7 @@ impl<B: Backend> World<B> {
             "splitting a world",
             "it waits for peers: make the groups before the capture",
         )?;
+        sleep::awake(&self.rank)?;
         let mut splits = self
             .rank
             .splits

@@ -53,6 +53,7 @@ pub(crate) fn settle<B: Backend>(group: &Arc<GroupCore<B>>, site: Site, due: Due
         return Ok(());
     }
     group.world.check()?;
+    link.check()?;
     active::may_register(group)?;
     link.wait_for_closed_books()?;
     // A communicator is not usable after a registration that failed on some of its ranks.

@@ -89,7 +89,7 @@ pub(super) fn join(
         0 => Some(
             Relay::start(hub.ranks(), token, address, deadline).map_err(|e| {
                 refuse(format!(
-                    "cannot listen at {place}: {e}; is MASTER_ADDR this host, and MASTER_PORT free?"
+                    "cannot listen at {place}: {e}; is that an address of this host, and the port free? (SYMM_RENDEZVOUS, or MASTER_ADDR and MASTER_PORT)"
                 ))
             })?,
         ),

@@ -129,6 +129,7 @@ impl<T: Place> Shown for *mut T {
 pub(crate) trait Place {}
 impl Place for *mut c_void {}
 impl Place for c_int {}
+impl Place for u64 {}
 
 /// The arguments as the log has them.
 pub(crate) fn arguments(all: &[(&str, &dyn Shown)]) -> String {

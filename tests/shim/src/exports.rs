@@ -100,6 +100,10 @@ exports! {
     fn ncclCommDestroy(comm: Comm) of comm;
     fn ncclCommAbort(comm: Comm) of comm;
     fn ncclCommRevoke(comm: Comm, flags: c_int) of comm;
+    fn ncclCommSuspend(comm: Comm, flags: c_int) of comm;
+    fn ncclCommResume(comm: Comm) of comm;
+    fn ncclCommMemStats(comm: Comm, stat: c_int, value: *mut u64)
+        of comm gives format!(" value={}", *value);
     fn ncclCommGetAsyncError(comm: Comm, error: *mut c_int)
         of comm gives format!(" error={}", *error);
     fn ncclCommCount(comm: Comm, count: *mut c_int) of comm gives format!(" count={}", *count);

@@ -47,6 +47,7 @@ mod replays;
 mod scopes;
 mod shared;
 mod sharing;
+mod sleep;
 mod steps;
 mod streams;
 mod teardown;
@@ -150,6 +151,7 @@ pub fn cases<B: Backend>() -> Vec<Case<B>> {
         groups::cases(),
         errors::cases(),
         faster::cases(),
+        sleep::cases(),
         programs::cases(),
         teardown::cases(),
         redirection::cases(),

@@ -16,6 +16,7 @@ mod launches;
 mod legal;
 mod messages;
 mod rounds;
+mod sleep;
 mod strict;
 mod threads;
 mod versions;
@@ -30,7 +31,7 @@ fn main() {
     if let Some(status) = child::run() {
         std::process::exit(status);
     }
-    let concepts: [(&str, &[Case]); 12] = [
+    let concepts: [(&str, &[Case]); 13] = [
         ("collectives", collectives::CASES),
         ("messages", messages::CASES),
         ("launches", launches::CASES),
@@ -43,6 +44,7 @@ fn main() {
         ("joining", joining::CASES),
         ("kills", kills::CASES),
         ("hosts", hosts::CASES),
+        ("sleep", sleep::CASES),
     ];
     let mut trials = faults::trials();
     for (concept, cases) in concepts {

@@ -80,6 +80,7 @@ fn records() -> Vec<Record> {
         at(What::Capture),
         at(What::GraphLaunch { graph: u64::MAX }),
         at(What::Trim),
+        at(What::Suspend),
         at(What::Calibration),
         at(What::Left),
     ];

@@ -67,6 +67,7 @@ fn changes() -> Vec<(&'static str, Record)> {
     what("graph 0", What::GraphLaunch { graph: 0 });
     what("graph 1", What::GraphLaunch { graph: 1 });
     what("trim", What::Trim);
+    what("suspend", What::Suspend);
     what("calibration", What::Calibration);
     what("left", What::Left);
     changes

@@ -102,6 +102,9 @@ impl Driver for Cuda {
         fn revoke(device: &Never, &Never) -> Result<()>;
         fn releases(comm: &Never) -> Releases;
         fn abort(device: &Never, Never) -> Result<()>;
+        fn can_suspend(comm: &Never) -> Result<()>;
+        fn suspend(device: &Never, &Never) -> Result<u64>;
+        fn resume(device: &Never, &Never) -> Result<()>;
         fn version(comm: &Never) -> u32;
         fn register(device: &Never, &Never, &Never) -> Result<Option<Never>>;
         fn deregister(device: &Never, &Never, Never) -> Result<()>;

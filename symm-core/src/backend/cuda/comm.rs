@@ -9,8 +9,8 @@ use super::device::Device;
 use super::memory::Segment;
 use super::mode::Relaxed;
 use super::nccl_sys::{
-    Config, Nccl, REGISTERS_IN_CAPTURE, REVOKE_DEFAULT, RawComm, RawWindow, SUCCESS, UniqueId,
-    WIN_COLL_SYMMETRIC,
+    Config, Nccl, REGISTERS_IN_CAPTURE, REVOKE_DEFAULT, RawComm, RawWindow, STAT_GPU_MEM_SUSPEND,
+    SUCCESS, SUSPEND_MEM, UniqueId, WIN_COLL_SYMMETRIC, dotted,
 };
 use crate::backend::driver::{Releases, Seat, Split};
 use crate::error::{Error, Result};
@@ -35,6 +35,7 @@ pub struct Comm {
     windowed: AtomicBool,
     /// Whether a revoke was begun. Locked while it is under way.
     revoked: Mutex<bool>,
+    asleep: AtomicBool,
     nccl: &'static Nccl,
 }
 
@@ -43,6 +44,13 @@ pub struct Comm {
 unsafe impl Send for Comm {}
 // SAFETY: as above.
 unsafe impl Sync for Comm {}
+
+/// `ncclCommSuspend`, `ncclCommResume`, `ncclCommMemStats`.
+type Suspends = (
+    unsafe extern "C" fn(RawComm, c_int) -> c_int,
+    unsafe extern "C" fn(RawComm) -> c_int,
+    unsafe extern "C" fn(RawComm, c_int, *mut u64) -> c_int,
+);
 
 /// A registered segment.
 #[derive(Clone, Debug)]
@@ -192,6 +200,7 @@ impl Comm {
             owned: false,
             windowed: AtomicBool::new(true),
             revoked: Mutex::new(false),
+            asleep: AtomicBool::new(false),
             nccl,
         })
     }
@@ -261,9 +270,77 @@ impl Comm {
             return Ok(());
         }
         // SAFETY: ours, and gone after this: `self` is consumed.
-        device.check("ncclCommAbort", unsafe {
+        let aborted = device.check("ncclCommAbort", unsafe {
             (device.nccl.ncclCommAbort)(self.raw)
-        })
+        });
+        match self.asleep.load(Ordering::Acquire) {
+            // NCCL takes the windows away, and then fails to free what is not mapped (`commFree` in
+            // init.cc): that is given back already.
+            true => Ok(()),
+            false => aborted,
+        }
+    }
+
+    pub(super) fn can_suspend(&self) -> Result<()> {
+        let (_, _, stats) = self.suspends()?;
+        let mut bytes = 0;
+        // SAFETY: the communicator is alive, the pointer is to a live variable.
+        match unsafe { stats(self.raw, STAT_GPU_MEM_SUSPEND, &mut bytes) } {
+            SUCCESS => Ok(()),
+            code => Err(Error::Unsupported {
+                what: "ncclCommSuspend",
+                why: format!(
+                    "NCCL does not keep track of its memory: {}; is NCCL_DISABLE_MEM_MANAGER set?",
+                    self.nccl.explain(code)
+                )
+                .into(),
+            }),
+        }
+    }
+
+    fn suspends(&self) -> Result<Suspends> {
+        let nccl = self.nccl;
+        match (
+            nccl.ncclCommSuspend,
+            nccl.ncclCommResume,
+            nccl.ncclCommMemStats,
+        ) {
+            (Some(suspend), Some(resume), Some(stats)) => Ok((suspend, resume, stats)),
+            _ => Err(Error::Unsupported {
+                what: "ncclCommSuspend",
+                why: format!(
+                    "it comes with NCCL 2.29.7; this is {}",
+                    dotted(nccl.version)
+                )
+                .into(),
+            }),
+        }
+    }
+
+    /// Waits for the device and for all ranks, inside NCCL. What fails half way leaves a
+    /// communicator that can only be aborted.
+    pub(super) fn suspend(&self, device: &Device) -> Result<u64> {
+        let (suspend, _, stats) = self.suspends()?;
+        device.bind()?;
+        let mut bytes = 0;
+        // SAFETY: the communicator is alive, the pointer is to a live variable.
+        device.check("ncclCommMemStats", unsafe {
+            stats(self.raw, STAT_GPU_MEM_SUSPEND, &mut bytes)
+        })?;
+        self.asleep.store(true, Ordering::Release);
+        // SAFETY: the communicator is alive, and the crate calls nothing else on it meanwhile.
+        device.check("ncclCommSuspend", unsafe { suspend(self.raw, SUSPEND_MEM) })?;
+        Ok(bytes)
+    }
+
+    /// As for `suspend`.
+    pub(super) fn resume(&self, device: &Device) -> Result<()> {
+        let (_, resume, _) = self.suspends()?;
+        device.bind()?;
+        // SAFETY: as for `suspend`.
+        device.check("ncclCommResume", unsafe { resume(self.raw) })?;
+        self.asleep.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// One that failed is aborted, because an orderly end would wait for peers that do not come.

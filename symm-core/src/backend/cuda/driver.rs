@@ -157,6 +157,18 @@ impl Driver for Cuda {
         comm.abort(device)
     }
 
+    fn can_suspend(comm: &Comm) -> Result<()> {
+        comm.can_suspend()
+    }
+
+    fn suspend(device: &Device, comm: &Comm) -> Result<u64> {
+        comm.suspend(device)
+    }
+
+    fn resume(device: &Device, comm: &Comm) -> Result<()> {
+        comm.resume(device)
+    }
+
     fn version(comm: &Comm) -> u32 {
         comm.version()
     }

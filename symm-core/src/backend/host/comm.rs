@@ -19,6 +19,7 @@ use crate::error::{Error, Result, Rule};
 /// What a channel of a communicator is for, beside those of calls.
 const WINDOWS: u64 = 3;
 const START: u64 = 4;
+const SLEEP: u64 = 5;
 
 /// `ncclInvalidArgument`.
 const INVALID_ARGUMENT: i32 = 4;
@@ -47,7 +48,13 @@ pub(super) struct State {
     windows: BTreeMap<u64, Window>,
     /// Calls that graphs hold.
     in_graphs: Vec<Weak<Plan>>,
+    asleep: bool,
+    /// Suspensions and resumptions so far.
+    sleeps: u64,
 }
+
+/// The first version of NCCL that suspends communicators.
+const SUSPENDS: u32 = 22_907;
 
 impl Comm {
     /// A communicator without a parent.
@@ -136,7 +143,44 @@ impl Comm {
         self.0.version
     }
 
+    pub(super) fn can_suspend(&self) -> Result<()> {
+        match self.0.version >= SUSPENDS {
+            true => Ok(()),
+            false => Err(Error::Unsupported {
+                what: "ncclCommSuspend",
+                why: "NCCL has it from 2.29.7 on".into(),
+            }),
+        }
+    }
+
+    /// There is no memory to give back here: what is emulated is when NCCL may not be called.
+    pub(super) fn suspend(&self) -> Result<u64> {
+        self.can_suspend()?;
+        self.0.check_usable("suspend")?;
+        self.0.check_idle("suspended")?;
+        self.sleep(true).map(|()| 0)
+    }
+
+    pub(super) fn resume(&self) -> Result<()> {
+        if !self.0.state().asleep {
+            let detail = "resumed, but not suspended".into();
+            return Err(self.0.violation(Rule::SuspendedComm, detail));
+        }
+        self.sleep(false)
+    }
+
+    fn sleep(&self, asleep: bool) -> Result<()> {
+        let members = &self.0.members;
+        let sleeps = next(&mut self.0.state().sleeps);
+        let what = "falling asleep, or waking (1 or 0)";
+        let topic = members.topic(&[SLEEP], sleeps);
+        members.agree(members, topic, &[u64::from(asleep)], 1, what)?;
+        self.0.state().asleep = asleep;
+        Ok(())
+    }
+
     pub(super) fn destroy(self) -> Result<()> {
+        self.0.check_awake("destroyed")?;
         self.0.check_idle("destroyed")?;
         self.check_unrecorded("destroyed")?;
         match self.0.state().windows.len() {
@@ -259,6 +303,7 @@ impl Comm {
     }
 
     pub(super) fn deregister(&self, window: &Window) -> Result<()> {
+        self.0.check_awake("deregister")?;
         let mut state = self.0.state();
         self.0.check_window(&state, window)?;
         let busy = window.in_use.load(Ordering::Acquire);
@@ -336,14 +381,24 @@ impl Core {
         }
     }
 
-    /// An error once the communicator was revoked, or its world rebuilt.
+    /// An error while the communicator sleeps.
+    fn check_awake(&self, call: &str) -> Result<()> {
+        match self.state().asleep {
+            false => Ok(()),
+            true => {
+                Err(self.violation(Rule::SuspendedComm, format!("{call} on what is suspended")))
+            }
+        }
+    }
+
+    /// An error once the communicator was revoked, or its world rebuilt, and while it sleeps.
     pub(super) fn check_usable(&self, call: &str) -> Result<()> {
         let why = if self.members.is_revoked() {
             "was revoked"
         } else if self.members.is_stale() {
             "is of the world before it was rebuilt"
         } else {
-            return Ok(());
+            return self.check_awake(call);
         };
         Err(self.violation(Rule::RevokedComm, format!("{call} on what {why}")))
     }

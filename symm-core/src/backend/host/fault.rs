@@ -145,6 +145,10 @@ calls! {
     Revoke = "revoke",
     /// `ncclCommAbort`.
     Abort = "abort",
+    /// `ncclCommSuspend`.
+    Suspend = "suspend",
+    /// `ncclCommResume`.
+    Resume = "resume",
     /// Making the device usable again after a failure.
     Recover = "recover",
     /// Enqueuing collectives.
@@ -320,6 +324,7 @@ mod tests {
         let mut ends = Rendezvous::threads(2);
         let end = Arc::new(ends.remove(0));
         let seat = Seat {
+            launcher: crate::Launcher::Threads,
             rank: 0,
             ranks: 2,
             local_rank: 0,

@@ -264,6 +264,20 @@ impl Driver for Host {
         comm.abort(device.shared())
     }
 
+    fn can_suspend(comm: &Comm) -> Result<()> {
+        comm.can_suspend()
+    }
+
+    fn suspend(device: &Device, comm: &Comm) -> Result<u64> {
+        enter(device, CallKind::Suspend)?;
+        comm.suspend()
+    }
+
+    fn resume(device: &Device, comm: &Comm) -> Result<()> {
+        enter(device, CallKind::Resume)?;
+        comm.resume()
+    }
+
     fn is_done(stream: &HostStream) -> Result<bool> {
         stream.is_done()
     }

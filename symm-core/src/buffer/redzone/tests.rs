@@ -294,6 +294,7 @@ fn a_prime_is_looked_at_as_what_runs_outside() {
 fn ranks_of_which_one_has_none_are_told() {
     let rank = |(rank, rendezvous): (usize, Rendezvous)| {
         let seat = Seat {
+            launcher: crate::Launcher::Threads,
             rank,
             ranks: 2,
             local_rank: rank,

@@ -33,6 +33,10 @@ pub(super) const SUCCESS: c_int = 0;
 pub(super) const UNHANDLED_CUDA_ERROR: c_int = 1;
 /// `NCCL_REVOKE_DEFAULT`, the only flags there are.
 pub(super) const REVOKE_DEFAULT: c_int = 0;
+/// `NCCL_SUSPEND_MEM`, the only flag there is.
+pub(super) const SUSPEND_MEM: c_int = 1;
+/// `ncclStatGpuMemSuspend`: bytes that can be suspended.
+pub(super) const STAT_GPU_MEM_SUSPEND: c_int = 0;
 /// `ncclScalarHostImmediate`.
 pub(super) const SCALAR_HOST_IMMEDIATE: c_int = 1;
 /// `NCCL_WIN_COLL_SYMMETRIC`.

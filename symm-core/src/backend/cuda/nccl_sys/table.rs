@@ -107,6 +107,10 @@ entry_points! {
         fn symm_nccl_forwards(*const c_char) -> c_int;
         // 2.28.7
         fn ncclCommRevoke(RawComm, c_int) -> c_int;
+        // 2.29.7
+        fn ncclCommSuspend(RawComm, c_int) -> c_int;
+        fn ncclCommResume(RawComm) -> c_int;
+        fn ncclCommMemStats(RawComm, c_int, *mut u64) -> c_int;
         // 2.29.2
         fn ncclGetPeerDevicePointer(RawWindow, usize, c_int, *mut *mut c_void) -> c_int;
     }

@@ -6,6 +6,7 @@ mod faults;
 mod graph;
 mod processes;
 mod release;
+mod sleep;
 mod streams;
 mod windows;
 
@@ -66,6 +67,7 @@ fn live<R>(
 ) -> Result<R> {
     let (me, ranks) = (end.rank(), end.ranks());
     let seat = Seat {
+        launcher: crate::Launcher::Threads,
         rank: me,
         ranks,
         local_rank: me,

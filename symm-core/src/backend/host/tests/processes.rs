@@ -47,6 +47,7 @@ fn child() {
     let (rank, soon) = (rank.parse().unwrap(), Duration::from_secs(20));
     let end = Rendezvous::connect(rank, 2, "127.0.0.1", port.parse().unwrap(), soon).unwrap();
     let seat = Seat {
+        launcher: crate::Launcher::Threads,
         rank,
         ranks: 2,
         local_rank: rank,
