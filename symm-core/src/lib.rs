@@ -58,8 +58,36 @@
 //!
 //! # Features
 //!
-//! `cuda` (default): the [`Cuda`] backend. It links nothing; driver and NCCL are looked for when
-//! they are needed. Without it, [`Cuda`] exists and says that it was built without.
+//! - `cuda` (default): the [`Cuda`] backend. It links nothing; driver and NCCL are looked for when
+//!   they are needed. Without it, [`Cuda`] exists and says that it was built without.
+//! - `serde` (default): a [`Snapshot`] is written and read as JSON, and drawn as a page of HTML
+//!   (`Snapshot::to_html`). Snapshots themselves, and their differences, are there without it.
+//! - `nvtx`: ranges for Nsight Systems of scopes, registrations, collectives, captures and graph
+//!   launches, in the domain `symm`. NVTX is headers alone, so no library has to be there when it
+//!   runs; it is built with libclang and a C compiler.
+//!
+//! # What a program's memory does
+//!
+//! [`Pool::stats`] says how much there is, [`Pool::snapshot`] what lies where. While a pool records
+//! ([`Pool::record`], [`Config::memory_history`]), blocks also have the line that allocated them and
+//! there is a timeline; [`Snapshot::diff`] then names the lines that leak.
+//!
+//! # Logs
+//!
+//! Rare things are told to a subscriber of the crate `tracing`, with the fields `group`, `rank`,
+//! `bytes`, `site` and `ms` where they apply. Scopes, allocations and collectives that have nothing
+//! new to do tell nothing; where nobody listens, the rest costs a load.
+//!
+//! | target | level | what |
+//! | --- | --- | --- |
+//! | `symm_core::registration` | info | `segment registered`; warn: `no window for the segment` |
+//! | `symm_core::registration` | debug | the span `round`, in which a group registers |
+//! | `symm_core::scope` | debug | the span `scope`: the end of one that has something to register |
+//! | `symm_core::pool` | info | `arena grew by a segment`, `arena trimmed` |
+//! | `symm_core::capture` | info | the spans `prime` and `capture`, `graph captured`; warn: `capture discarded` |
+//! | `symm_core::path` | info | `group calibrated`, `table of paths changed`, `twin communicator made` |
+//! | `symm_core::path` | debug | `first collective on this path` |
+//! | `symm_core::world` | error | `world poisoned`; info: `world rebuilt` |
 
 #![cfg_attr(
     not(test),
@@ -81,10 +109,12 @@ mod error;
 mod group;
 mod launch;
 mod pool;
+mod range;
 mod registration;
 mod rendezvous;
 mod scope;
 mod site;
+mod trace;
 
 pub use agreement::limits::OnUnrecoverable;
 pub use backend::call::ReduceOp;
@@ -110,7 +140,10 @@ pub use group::world::World;
 pub use group::{Batch, Group};
 pub use half::{bf16, f16};
 pub use launch::Launcher;
-pub use pool::{ArenaStats, Pool, PoolStats, Position};
+pub use pool::{
+    ArenaStats, BlockMap, BlockState, GraphMap, GraphName, Growth, PlainMap, Pool, PoolStats,
+    Position, Sample, SegmentMap, Snapshot, SnapshotDiff, WindowMap, WindowState,
+};
 pub use scope::{Scope, StreamScope, Suspension};
 pub use site::Site;
 pub use symm_macros::{groups, symm, symmetric};

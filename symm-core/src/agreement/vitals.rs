@@ -16,6 +16,7 @@ use crate::backend::driver::{Releases, Seat};
 use crate::error::{Error, Result};
 use crate::group::communicator::Communicator;
 use crate::pool::reaper::Progress;
+use crate::trace;
 
 /// How long the launches that were let through may take to end before communicators are revoked all
 /// the same: one of them may be stuck in a first collective.
@@ -282,6 +283,7 @@ impl<B: Backend> Vitals<B> {
 
     /// The world failed in this epoch; what failed before the world was rebuilt says nothing of it.
     fn fail(&self, epoch: u32, failure: Failure) {
+        let (first, cause) = (failure.rank, failure.cause.clone());
         {
             let mut known = lock(&self.failure);
             if known.is_some() || self.epoch.load(Ordering::Relaxed) != epoch {
@@ -292,6 +294,7 @@ impl<B: Backend> Vitals<B> {
             self.failed.store(true, Ordering::Release);
         }
         watchdog::call();
+        trace::poisoned(self.seat.rank, first, &cause);
     }
 
     /// Closes the gate and revokes every communicator, once, on threads of their own.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 
 use super::bytes::{as_bytes, as_bytes_mut};
@@ -74,26 +75,40 @@ impl<T: Element, B: Backend> Buf<T, B> {
         }
     }
 
-    pub(crate) fn plain(rank: &Arc<Rank<B>>, len: usize) -> Result<Self> {
-        let memory = Memory::plain(rank, None, Self::bytes_of(len)?)?;
+    pub(crate) fn plain(
+        rank: &Arc<Rank<B>>,
+        len: usize,
+        site: &'static Location<'static>,
+    ) -> Result<Self> {
+        let memory = Memory::plain(rank, None, Self::bytes_of(len)?, site)?;
         Ok(Self::new(memory, len))
     }
 
     #[inline(always)]
-    pub(crate) fn of_group(group: &Arc<GroupCore<B>>, enabled: bool, len: usize) -> Result<Self> {
+    pub(crate) fn of_group(
+        group: &Arc<GroupCore<B>>,
+        enabled: bool,
+        len: usize,
+        site: &'static Location<'static>,
+    ) -> Result<Self> {
         let bytes = Self::bytes_of(len)?;
         match enabled {
-            true => match Memory::in_arena(group, bytes) {
+            true => match Memory::in_arena(group, bytes, site) {
                 Ok(memory) => Ok(Self::new(memory, len)),
                 Err(error) => Err(*error),
             },
-            false => Self::of_disabled(group, len, bytes),
+            false => Self::of_disabled(group, len, bytes, site),
         }
     }
 
     #[cold]
-    fn of_disabled(group: &Arc<GroupCore<B>>, len: usize, bytes: u64) -> Result<Self> {
-        let memory = Memory::plain(&group.world, Some(group), bytes)?;
+    fn of_disabled(
+        group: &Arc<GroupCore<B>>,
+        len: usize,
+        bytes: u64,
+        site: &'static Location<'static>,
+    ) -> Result<Self> {
+        let memory = Memory::plain(&group.world, Some(group), bytes, site)?;
         Ok(Self::new(memory, len))
     }
 
@@ -104,9 +119,11 @@ impl<T: Element, B: Backend> Buf<T, B> {
         memory: B::Plain,
         len: usize,
         stream: B::Stream,
+        site: &'static Location<'static>,
     ) -> Self {
         let bytes = (len * size_of::<T>()) as u64;
-        Self::new(Memory::of_its_own(rank, None, memory, bytes, stream), len)
+        let memory = Memory::of_its_own(rank, None, memory, bytes, stream, site);
+        Self::new(memory, len)
     }
 
     /// Shortens the buffer; its memory stays as large as it was.
@@ -120,10 +137,12 @@ impl<T: Element, B: Backend> Buf<T, B> {
     /// # Errors
     /// [`Error::NoWorld`] outside scopes on a thread that made no world; [`Error::OutOfMemory`],
     /// [`Error::BudgetExceeded`], [`Error::Sealed`], [`Error::TooLarge`].
+    #[track_caller]
     pub fn empty(len: usize) -> Result<Self> {
+        let site = Location::caller();
         match routing::target::<B>()? {
-            Target::Arena(group) => Self::of_group(&group, true, len),
-            Target::Plain(rank) => Self::plain(&rank, len),
+            Target::Arena(group) => Self::of_group(&group, true, len, site),
+            Target::Plain(rank) => Self::plain(&rank, len, site),
         }
     }
 
@@ -131,6 +150,7 @@ impl<T: Element, B: Backend> Buf<T, B> {
     ///
     /// # Errors
     /// As for [`empty`](Buf::empty).
+    #[track_caller]
     pub fn zeros(len: usize) -> Result<Self> {
         let mut buf = Self::empty(len)?;
         buf.fill_zero()?;
@@ -141,6 +161,7 @@ impl<T: Element, B: Backend> Buf<T, B> {
     ///
     /// # Errors
     /// As for [`empty`](Buf::empty).
+    #[track_caller]
     pub fn from_slice(data: &[T]) -> Result<Self> {
         let mut buf = Self::empty(data.len())?;
         buf.copy_from_slice(data)?;

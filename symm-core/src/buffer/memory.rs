@@ -1,9 +1,12 @@
 //! The untyped part of a buffer: whose memory it is, and how it is given back.
 
+pub(super) mod record;
+
 use std::cell::{Cell, OnceCell};
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::panic::Location;
 use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -101,22 +104,32 @@ impl<B: Backend> Memory<B> {
     /// round registers. An error comes in a box, so that the result is no larger than the memory, which
     /// is copied on its way to the user.
     #[inline(always)]
-    pub(crate) fn in_arena(group: &Arc<GroupCore<B>>, bytes: u64) -> Result<Self, Box<Error>> {
-        if routing::has_stream::<B>() || group.world.pool.redzones.is_some() {
-            return Self::in_arena_with(group, bytes).map_err(Box::new);
+    pub(crate) fn in_arena(
+        group: &Arc<GroupCore<B>>,
+        bytes: u64,
+        site: &'static Location<'static>,
+    ) -> Result<Self, Box<Error>> {
+        if routing::has_stream::<B>() || group.world.pool.watch.is_attentive() {
+            return Self::in_arena_with(group, bytes, site).map_err(Box::new);
         }
         Self::block(group, bytes, None)
     }
 
-    /// The same on a thread with a stream of its own, with a capture, or with redzones.
+    /// The same on a thread with a stream of its own, with a capture, with redzones, or while the pool
+    /// records.
     #[cold]
-    fn in_arena_with(group: &Arc<GroupCore<B>>, bytes: u64) -> Result<Self> {
+    fn in_arena_with(
+        group: &Arc<GroupCore<B>>,
+        bytes: u64,
+        site: &'static Location<'static>,
+    ) -> Result<Self> {
         if let Some(active) = active::on_this_thread(&group.world) {
-            return active.allocate(Some(group), true, bytes);
+            let memory = active.allocate(Some(group), true, bytes)?;
+            return Ok(memory.recorded(site));
         }
         let stream = routing::pushed_stream(&group.world);
         match Self::block(group, bytes, stream) {
-            Ok(memory) => memory.with_redzone(None),
+            Ok(memory) => memory.recorded(site).with_redzone(None),
             Err(error) => Err(*error),
         }
     }
@@ -144,14 +157,17 @@ impl<B: Backend> Memory<B> {
         rank: &Arc<Rank<B>>,
         group: Option<&Arc<GroupCore<B>>>,
         bytes: u64,
+        site: &'static Location<'static>,
     ) -> Result<Self> {
         rank.check()?;
         if let Some(active) = active::on_this_thread(rank) {
-            return active.allocate(group, false, bytes);
+            return active
+                .allocate(group, false, bytes)
+                .map(|memory| memory.recorded(site));
         }
         let stream = routing::stream(rank);
         let memory = B::alloc_plain(&stream, bytes.max(1))?;
-        Ok(Self::of_its_own(rank, group, memory, bytes, stream))
+        Ok(Self::of_its_own(rank, group, memory, bytes, stream, site))
     }
 
     /// Ordinary memory that is there already.
@@ -161,6 +177,7 @@ impl<B: Backend> Memory<B> {
         memory: B::Plain,
         bytes: u64,
         stream: B::Stream,
+        site: &'static Location<'static>,
     ) -> Self {
         rank.pool.plain.fetch_add(bytes, Ordering::Relaxed);
         let addr = B::plain_base(&memory);
@@ -169,7 +186,7 @@ impl<B: Backend> Memory<B> {
             rank: Arc::clone(rank),
             group: group.cloned(),
         }));
-        Self::new(addr, bytes, home, Some(stream))
+        Self::new(addr, bytes, home, Some(stream)).recorded(site)
     }
 
     /// A block of a graph pool, allocated in the pass that is active.
@@ -441,10 +458,8 @@ impl<B: Backend> Drop for Owned<B> {
         match &self.home {
             Home::Block { group, block } => group.arena.release(block, self.stream()),
             Home::Graph(graph) => graph.arena.release(&graph.block, self.stream()),
-            Home::Plain(plain) => {
-                let live = &plain.rank.pool.plain;
-                live.fetch_sub(self.bytes, Ordering::Relaxed);
-            }
+            // Before it is freed: another thread may get the same address at once.
+            Home::Plain(plain) => record::gave_plain(&plain.rank, self.addr, self.bytes),
             Home::Shared(_) => {}
         }
     }

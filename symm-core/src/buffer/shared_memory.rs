@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::memory::Place;
+use super::memory::{Place, record};
 use super::redzone::Zone;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
@@ -127,7 +127,8 @@ impl<B: Backend> SharedMemory<B> {
             }
             let writes = self.uses().writes.clone();
             let clone: Box<dyn Any + Send> = Box::new(Arc::clone(self));
-            return capture.reads_shared(self.addr, stream, &writes, clone);
+            let place = self.place().map(|place| place.spot());
+            return capture.reads_shared(self.addr, stream, &writes, place, clone);
         }
         let uses = self.uses();
         let waited = access == Access::Read && has::<B>(&uses.reads, stream);
@@ -244,12 +245,12 @@ impl<B: Backend> Drop for SharedMemory<B> {
                 ..
             } => {
                 let memory = memory.get_mut().unwrap_or_else(PoisonError::into_inner);
-                let (memory, of, bytes) = (memory.take(), Arc::clone(rank), *bytes);
+                let (memory, of) = (memory.take(), Arc::clone(rank));
+                let (addr, bytes) = (self.addr, *bytes);
                 rank.pool.reaper.later(move || {
                     let waited = reaper::drain::<B>(&streams);
+                    record::gave_plain(&of, addr, bytes);
                     drop(memory);
-                    let plain = &of.pool.plain;
-                    plain.fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed);
                     waited
                 });
             }

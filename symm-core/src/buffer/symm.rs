@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
+use std::panic::Location;
 use std::sync::Arc;
 
 use super::buf::Buf;
@@ -68,8 +69,13 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     }
 
     #[inline]
-    pub(crate) fn in_scope(group: &Arc<GroupCore<B>>, enabled: bool, len: usize) -> Result<Self> {
-        Buf::of_group(group, enabled, len).map(Self::wrap)
+    pub(crate) fn in_scope(
+        group: &Arc<GroupCore<B>>,
+        enabled: bool,
+        len: usize,
+        site: &'static Location<'static>,
+    ) -> Result<Self> {
+        Buf::of_group(group, enabled, len, site).map(Self::wrap)
     }
 
     pub(crate) fn zeroed(mut self) -> Result<Self> {
@@ -91,15 +97,17 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     /// # Errors
     /// [`Error::NoScope`] without such a scope; [`Error::OutOfMemory`], [`Error::BudgetExceeded`],
     /// [`Error::Sealed`], [`Error::TooLarge`].
+    #[track_caller]
     pub fn empty(len: usize) -> Result<Self> {
         let (group, enabled) = routing::scope_of::<G, B>()?;
-        Self::in_scope(&group, enabled, len)
+        Self::in_scope(&group, enabled, len, Location::caller())
     }
 
     /// A buffer of zeros.
     ///
     /// # Errors
     /// As for [`empty`](SymmBuf::empty).
+    #[track_caller]
     pub fn zeros(len: usize) -> Result<Self> {
         Self::empty(len)?.zeroed()
     }
@@ -108,6 +116,7 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     ///
     /// # Errors
     /// As for [`empty`](SymmBuf::empty).
+    #[track_caller]
     pub fn from_slice(data: &[T]) -> Result<Self> {
         Self::empty(data.len())?.filled(data)
     }
@@ -131,6 +140,7 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     /// })?;
     /// # Ok::<(), symm_core::Error>(())
     /// ```
+    #[track_caller]
     pub fn empty_padded(len: usize, max: usize) -> Result<Self> {
         if len > max {
             return Err(Error::Range {

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 use crate::group::twin::Lane;
 use crate::group::world::Rank;
+use crate::pool::watch::Spot;
 use crate::registration::ledger::Standing;
 use crate::scope::routing;
 use crate::site::Site;
@@ -51,6 +52,8 @@ pub(crate) struct Found<B: Backend> {
     pub(crate) groups: Vec<Arc<GroupCore<B>>>,
     /// Memory from elsewhere that the graph keeps.
     pub(crate) leases: Vec<Rc<Lease<B>>>,
+    /// Where in arenas it lies, that of shared buffers too.
+    pub(crate) leased: Vec<Spot>,
     /// Memory that was made here.
     pub(crate) made: Vec<(Rc<Lease<B>>, u64)>,
     /// Memory from elsewhere that was freed meanwhile: the capture must not see it.
@@ -88,6 +91,7 @@ impl<B: Backend> Active<B> {
                 uses: HashMap::new(),
                 groups,
                 leases: Vec::new(),
+                leased: Vec::new(),
                 made: Vec::new(),
                 deferred: Vec::new(),
                 dropped: Vec::new(),
@@ -199,6 +203,7 @@ impl<B: Backend> Active<B> {
         addr: u64,
         stream: &B::Stream,
         writes: &[B::Stream],
+        place: Option<Spot>,
         clone: Box<dyn Any + Send>,
     ) -> Result<()> {
         self.check()?;
@@ -208,6 +213,7 @@ impl<B: Backend> Active<B> {
             return Ok(());
         }
         found.uses.insert(addr, Uses::default());
+        found.leased.extend(place);
         found.kept.push(clone);
         writes
             .iter()
@@ -229,7 +235,11 @@ impl<B: Backend> Active<B> {
             if let Some(fence) = memory.fence_if_made() {
                 self.holder.launch_after_fence(fence);
             }
-            self.found.borrow_mut().leases.push(Rc::clone(lease));
+            let mut found = self.found.borrow_mut();
+            found
+                .leased
+                .extend(memory.place().map(|place| place.spot()));
+            found.leases.push(Rc::clone(lease));
         }
     }
 

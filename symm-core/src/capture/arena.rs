@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
+use parking_lot::{Mutex, MutexGuard};
+
 use super::layout::{Layout, Life, Step, shortfall};
 use super::need::{Expected, Log};
 use super::order::Order;
@@ -19,6 +21,7 @@ use crate::pool::placement::Position;
 use crate::pool::ranges::Ranges;
 use crate::pool::segment::Segment;
 use crate::pool::streams::{StreamSet, StreamTable};
+use crate::pool::watch::{Chart, Charted};
 use crate::site::Site;
 
 /// A block of a graph pool.
@@ -39,14 +42,43 @@ pub(crate) enum Miss {
 /// Segments and blocks whose history is that of a pool's captures alone.
 #[derive(Debug)]
 pub(crate) struct GraphArena<B: Backend> {
-    id: ArenaId,
-    name: Box<str>,
     rank: Arc<Rank<B>>,
     order: Rc<Order<B>>,
     symmetric: bool,
     /// Groups that have windows on it.
     groups: RefCell<Vec<Weak<GroupCore<B>>>>,
-    state: RefCell<State<B>>,
+    shelf: Arc<Shelf<B>>,
+}
+
+/// What lies where in it: for snapshots, which any thread may take.
+#[derive(Debug)]
+struct Shelf<B: Backend> {
+    id: ArenaId,
+    name: Box<str>,
+    pool: u64,
+    state: Mutex<State<B>>,
+}
+
+impl<B: Backend> Charted for Shelf<B> {
+    fn chart(&self) -> Chart {
+        let state = self.state.lock();
+        let (free, written) = state.layout.chart();
+        Chart {
+            arena: self.id,
+            name: self.name.to_string(),
+            graph_pool: Some(self.pool),
+            live: state.live,
+            segments: state
+                .segments
+                .iter()
+                .map(|segment| segment.extent())
+                .collect(),
+            free,
+            taken: state.taken.values().copied().collect(),
+            returning: Vec::new(),
+            written,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,20 +108,19 @@ struct Pass<B: Backend> {
 }
 
 impl<B: Backend> GraphArena<B> {
+    /// An arena of the graph pool with this number.
     pub(crate) fn new(
         name: &str,
+        pool: u64,
         rank: &Arc<Rank<B>>,
         order: &Rc<Order<B>>,
         symmetric: bool,
     ) -> Rc<Self> {
-        Rc::new(Self {
+        let shelf = Arc::new(Shelf {
             id: ArenaId::next(),
             name: name.into(),
-            rank: Arc::clone(rank),
-            order: Rc::clone(order),
-            symmetric,
-            groups: RefCell::default(),
-            state: RefCell::new(State {
+            pool,
+            state: Mutex::new(State {
                 segments: Vec::new(),
                 layout: Layout::default(),
                 taken: BTreeMap::new(),
@@ -98,15 +129,33 @@ impl<B: Backend> GraphArena<B> {
                 live: 0,
                 peak: 0,
             }),
+        });
+        let weak = Arc::downgrade(&shelf);
+        rank.pool.watch.add_shelf(weak);
+        Rc::new(Self {
+            rank: Arc::clone(rank),
+            order: Rc::clone(order),
+            symmetric,
+            groups: RefCell::default(),
+            shelf,
         })
     }
 
     pub(crate) fn id(&self) -> ArenaId {
-        self.id
+        self.shelf.id
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.shelf.name
+    }
+
+    /// Bytes that buffers and graphs own for themselves.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.state().live
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<B>> {
+        self.shelf.state.lock()
     }
 
     pub(crate) fn rank(&self) -> &Arc<Rank<B>> {
@@ -120,7 +169,7 @@ impl<B: Backend> GraphArena<B> {
 
     /// A pass begins: `executes` is true of a prime. Marks of earlier streams do not come into it.
     pub(crate) fn begin(&self, executes: bool, expected: Expected) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         state.pass = Some(Pass {
             executes,
             first: state.next,
@@ -134,7 +183,7 @@ impl<B: Backend> GraphArena<B> {
 
     /// The pass ends; the streams that it used come before the pool's next work.
     pub(crate) fn end(&self) -> Option<Log> {
-        let pass = self.state.borrow_mut().pass.take()?;
+        let pass = self.state().pass.take()?;
         if pass.executes {
             for stream in pass.streams.all() {
                 self.order.add(&stream);
@@ -146,7 +195,7 @@ impl<B: Backend> GraphArena<B> {
     /// Fails where something that outlives the capture that is under way lies on what a live graph
     /// writes; `site` is where it was begun.
     pub(crate) fn check_overlap(&self, site: Site) -> Result<()> {
-        let first = match &self.state.borrow().pass {
+        let first = match &self.state().pass {
             Some(pass) => pass.first,
             None => return Ok(()),
         };
@@ -159,7 +208,7 @@ impl<B: Backend> GraphArena<B> {
     }
 
     fn check_apart(&self, site: Site, concerns: impl Fn(u64) -> bool) -> Result<()> {
-        let state = self.state.borrow();
+        let state = self.state();
         let mut blocks = state.taken.iter().filter(|(number, _)| concerns(**number));
         let overlap = blocks.find_map(|(_, (position, bytes))| {
             let there = state.layout.written_by(*position, *bytes)?;
@@ -168,7 +217,7 @@ impl<B: Backend> GraphArena<B> {
         match overlap {
             None => Ok(()),
             Some((bytes, there)) => Err(Error::GraphOverlap {
-                arena: self.name.clone(),
+                arena: self.shelf.name.clone(),
                 bytes,
                 here: site,
                 there,
@@ -178,7 +227,7 @@ impl<B: Backend> GraphArena<B> {
 
     /// Notes that a graph writes what this pass allocated, as long as it lives.
     pub(crate) fn add_graph(&self, graph: u64, site: Site) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         if let Some(pass) = &mut state.pass {
             let written = std::mem::take(&mut pass.written);
             state.layout.add_graph(graph, site, written);
@@ -187,7 +236,7 @@ impl<B: Backend> GraphArena<B> {
 
     /// The graph is gone.
     pub(crate) fn remove_graph(&self, graph: u64) {
-        self.state.borrow_mut().layout.remove_graph(graph);
+        self.state().layout.remove_graph(graph);
     }
 
     /// A block of at least `bytes` for use on `stream`, in the pass that is under way.
@@ -199,14 +248,30 @@ impl<B: Backend> GraphArena<B> {
         site: Site,
     ) -> Result<GraphBlock> {
         let bytes = self.rank.pool.config.block_bytes(bytes)?;
-        let mut state = self.state.borrow_mut();
+        let (block, grew) = self.place(bytes, stream, miss, site)?;
+        if grew {
+            self.tell_growth();
+        }
+        Ok(block)
+    }
+
+    /// The same, and whether the arena grew for it.
+    fn place(
+        &self,
+        bytes: u64,
+        stream: &B::Stream,
+        miss: Miss,
+        site: Site,
+    ) -> Result<(GraphBlock, bool)> {
+        let mut grew = false;
+        let mut state = self.state();
         let expected = state.pass.as_mut().map(|pass| pass.expected.next(bytes));
         let life = expected.unwrap_or(Life::Unknown);
         let position = match (state.layout.take(bytes, life), miss) {
             (Some(position), _) => position,
             (None, Miss::Refuse) => {
                 return Err(Error::CaptureMiss {
-                    arena: self.name.clone(),
+                    arena: self.shelf.name.clone(),
                     need: bytes,
                     have: state.layout.largest_free(),
                     site,
@@ -214,13 +279,14 @@ impl<B: Backend> GraphArena<B> {
             }
             (None, Miss::Grow) => {
                 self.grow(&mut state, bytes)?;
+                grew = true;
                 state
                     .layout
                     .take(bytes, life)
                     .ok_or_else(|| Error::Config {
                         what: format!(
                             "{}: a new segment did not fit: please report this",
-                            self.name
+                            self.name()
                         )
                         .into(),
                     })?
@@ -245,7 +311,7 @@ impl<B: Backend> GraphArena<B> {
             bytes,
             addr,
         };
-        Ok(GraphBlock { block, number })
+        Ok((GraphBlock { block, number }, grew))
     }
 
     /// Takes a block back whose last use is on `stream`.
@@ -256,7 +322,7 @@ impl<B: Backend> GraphArena<B> {
             },
             number,
         } = *block;
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         state.taken.remove(&number);
         state.layout.give(position, bytes);
         state.live -= bytes;
@@ -274,7 +340,7 @@ impl<B: Backend> GraphArena<B> {
 
     /// Whether the block is of the pass that is under way.
     pub(crate) fn is_of_pass(&self, block: &GraphBlock) -> bool {
-        let state = self.state.borrow();
+        let state = self.state();
         state
             .pass
             .as_ref()
@@ -283,12 +349,12 @@ impl<B: Backend> GraphArena<B> {
 
     /// Whether the block with this number is taken.
     pub(crate) fn is_taken(&self, number: u64) -> bool {
-        self.state.borrow().taken.contains_key(&number)
+        self.state().taken.contains_key(&number)
     }
 
     /// Grows until the steps fit and a block of `bytes` is free; says how many segments were added.
     pub(crate) fn make_room(&self, bytes: u64, steps: &[Step]) -> Result<usize> {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         let before = state.segments.len();
         let grown = (|| {
             let lacks = shortfall(&state.layout, steps);
@@ -302,12 +368,21 @@ impl<B: Backend> GraphArena<B> {
         })();
         let added = state.segments.len() - before;
         drop(state);
+        self.tell_growth();
         grown.map(|()| added).inspect_err(|_| self.shrink(added))
+    }
+
+    /// Tells subscribers of the segments that are new.
+    fn tell_growth(&self) {
+        let segments = self.state().segments.clone();
+        segments
+            .iter()
+            .for_each(|segment| segment.tell(self.name()));
     }
 
     /// Takes back the last `segments` segments, of which nothing was used or registered.
     pub(crate) fn shrink(&self, segments: usize) {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state();
         for _ in 0..segments {
             state.layout.remove_segment();
             let segment = state.segments.pop();
@@ -328,14 +403,14 @@ impl<B: Backend> GraphArena<B> {
         {
             groups.push(Arc::downgrade(group));
         }
-        group.link().ledger().touch(self.id, segment, || {
-            self.state.borrow().segments.get(segment).cloned()
+        group.link().ledger().touch(self.id(), segment, || {
+            self.state().segments.get(segment).cloned()
         });
     }
 
     /// The same for all segments.
     pub(crate) fn touch_all(&self, group: &Arc<GroupCore<B>>) {
-        let segments = self.state.borrow().segments.len();
+        let segments = self.state().segments.len();
         for segment in 0..segments {
             self.touch(group, segment);
         }
@@ -343,7 +418,7 @@ impl<B: Backend> GraphArena<B> {
 
     /// Bytes of the segments, by index: what ranks compare.
     pub(crate) fn segment_bytes(&self) -> Vec<u64> {
-        let state = self.state.borrow();
+        let state = self.state();
         state
             .segments
             .iter()
@@ -352,9 +427,9 @@ impl<B: Backend> GraphArena<B> {
     }
 
     pub(crate) fn stats(&self) -> GraphArenaStats {
-        let state = self.state.borrow();
+        let state = self.state();
         GraphArenaStats {
-            name: self.name.to_string(),
+            name: self.shelf.name.to_string(),
             segments: state.segments.len(),
             reserved_bytes: state.segments.iter().map(|segment| segment.bytes()).sum(),
             live_bytes: state.live,
@@ -367,7 +442,7 @@ impl<B: Backend> GraphArena<B> {
         let pool = &self.rank.pool;
         let index = state.segments.len();
         let size = pool.config.graph_segment_bytes(index, bytes)?;
-        let segment = Segment::new(pool, &self.name, size, bytes)?;
+        let segment = Segment::new(pool, self.name(), size, bytes)?;
         state.segments.push(Arc::new(segment));
         state.layout.add_segment(size);
         Ok(())
@@ -403,10 +478,10 @@ impl<B: Backend> Drop for GraphArena<B> {
         let streams = self.order.streams();
         for group in self.groups.take() {
             if let Some(group) = group.upgrade() {
-                group.link().close_book(self.id, streams.clone());
+                group.link().close_book(self.id(), streams.clone());
             }
         }
-        let segments = std::mem::take(&mut self.state.get_mut().segments);
+        let segments = std::mem::take(&mut self.state().segments);
         self.rank.pool.reaper.segments(segments, streams);
     }
 }

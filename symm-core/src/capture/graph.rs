@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::active::{self, Active};
 use super::pool::PoolState;
@@ -20,7 +21,10 @@ use crate::group::core::GroupCore;
 use crate::group::link::Link;
 use crate::group::path::Path;
 use crate::group::twin::Lane;
+use crate::pool::watch::GraphNote;
+use crate::range;
 use crate::site::Site;
+use crate::trace;
 
 /// Captured work that can be launched any number of times, with what the step returned.
 ///
@@ -112,6 +116,7 @@ impl<O, B: Backend> Graph<O, B> {
         let owned = self.core.owned()?;
         let rank = &owned.pool.rank;
         rank.check()?;
+        let _range = range::local!(owned.number, "graph launch");
         active::refuse(
             rank,
             "launching a graph",
@@ -212,6 +217,16 @@ impl<B: Backend> GraphCore<B> {
             lease.hold(&holder);
         }
         pool.graphs.set(pool.graphs.get() + 1);
+        let made_bytes = alive.iter().map(|(_, bytes)| bytes).sum();
+        if graph.is_some() {
+            pool.rank.pool.watch.add_graph(GraphNote {
+                name: pool.name_of(number),
+                site: active.site,
+                collectives: found.calls.len(),
+                owned_bytes: made_bytes,
+                leased: std::mem::take(&mut found.leased),
+            });
+        }
         Self {
             owned: Some(Owned {
                 pool: Rc::clone(pool),
@@ -219,7 +234,7 @@ impl<B: Backend> GraphCore<B> {
                 number,
                 holder,
                 leases: std::mem::take(&mut found.leases),
-                made_bytes: alive.iter().map(|(_, bytes)| bytes).sum(),
+                made_bytes,
                 made: alive.into_iter().map(|(lease, _)| lease).collect(),
                 groups: groups.collect(),
                 site: active.site,
@@ -227,6 +242,16 @@ impl<B: Backend> GraphCore<B> {
                 calls: std::mem::take(&mut found.calls),
                 redzones: std::mem::take(&mut found.redzones),
             }),
+        }
+    }
+
+    /// Tells subscribers that it was captured.
+    pub(crate) fn tell(&self, took: Duration) {
+        if let Some(owned) = &self.owned {
+            let name = owned.pool.name_of(owned.number);
+            let counts = (owned.calls.len(), owned.leases.len());
+            let rank = owned.pool.rank.seat.rank;
+            trace::captured(rank, name, counts, owned.made_bytes, took, owned.site);
         }
     }
 
@@ -310,6 +335,7 @@ impl<B: Backend> Drop for Owned<B> {
                 rank.pool.reaper.report(Err(error));
             }
         }
+        rank.pool.watch.remove_graph(self.pool.name_of(self.number));
         for arena in self.pool.all_arenas() {
             arena.remove_graph(self.number);
         }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::active::Active;
 use super::arena::GraphArena;
@@ -21,6 +22,7 @@ use crate::pool::reaper::Held;
 use crate::scope::Frame;
 use crate::scope::routing::Kind;
 use crate::site::Site;
+use crate::trace;
 
 /// A capture that is under way, for code that cannot pass a closure to [`GraphPool::capture`].
 ///
@@ -37,6 +39,7 @@ pub struct Capture<B: Backend = Cuda> {
     recording: Option<B::Recording>,
     frame: Option<Frame<B>>,
     reaper: Option<Held>,
+    began: Instant,
 }
 
 impl<B: Backend> Capture<B> {
@@ -56,6 +59,7 @@ impl<B: Backend> Capture<B> {
         stream: &B::Stream,
         site: Site,
     ) -> Result<Self> {
+        let began = Instant::now();
         let pool = graphs.state();
         active::may_begin(&pool.rank, stream)?;
         pool.make_room(need, site)?;
@@ -72,6 +76,7 @@ impl<B: Backend> Capture<B> {
             recording: None,
             frame: Some(frame),
             reaper: Some(reaper),
+            began,
         };
         let recording = B::begin_capture(&pool.rank.device, stream, pool.options.mode);
         capture.recording = Some(recording.inspect_err(|error| capture.active.fail(error))?);
@@ -93,7 +98,21 @@ impl<B: Backend> Capture<B> {
     /// [`Error::RanksDiffer`](crate::Error::RanksDiffer),
     /// [`Error::PeerFailed`](crate::Error::PeerFailed). Nothing is left of the capture then, and
     /// `output` is dropped.
-    pub fn end<O>(mut self, output: O) -> Result<Graph<O, B>> {
+    pub fn end<O>(self, output: O) -> Result<Graph<O, B>> {
+        let (rank, site, began) = (self.pool.rank.seat.rank, self.active.site, self.began);
+        match self.finish() {
+            Ok(core) => {
+                core.tell(began.elapsed());
+                Ok(Graph::new(core, output))
+            }
+            Err(error) => {
+                trace::discarded(rank, &error, site);
+                Err(error)
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<GraphCore<B>> {
         let active = Rc::clone(&self.active);
         let joined = active.check().and_then(|()| active.join_back());
         let graph = match self.recording.take() {
@@ -131,7 +150,7 @@ impl<B: Backend> Capture<B> {
             return Err(error);
         }
         agree(&groups, did, active.site)?;
-        Ok(Graph::new(core, output))
+        Ok(core)
     }
 
     fn end_passes(&self) -> Vec<(ArenaId, Log)> {
@@ -180,10 +199,11 @@ impl<B: Backend> Drop for Capture<B> {
         drop(self.frame.take());
         self.end_passes();
         self.reaper = None;
-        let cause = match self.active.check() {
+        let cause: String = match self.active.check() {
             Ok(()) => ENDED_EARLY.into(),
             Err(error) => error.to_string(),
         };
+        trace::discarded(self.pool.rank.seat.rank, &cause, self.active.site);
         let groups = self.active.groups();
         let number = self.pool.next_graph();
         drop(GraphCore::new(&self.pool, &self.active, None, number, &[]));

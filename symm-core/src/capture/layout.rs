@@ -96,6 +96,21 @@ impl Layout {
         self.free.bytes() - self.untouched().bytes()
     }
 
+    /// The free ranges of each segment, and what each live graph writes to, by its number.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn chart(&self) -> (Vec<Vec<(u64, u64)>>, Vec<(u64, Vec<(Position, u64)>)>) {
+        let free = |segment| {
+            let ranges = self.free.in_segment(segment);
+            ranges
+                .map(|(position, bytes)| (position.offset, bytes))
+                .collect()
+        };
+        let free = (0..self.segments.len()).map(free).collect();
+        let written = self.written.iter();
+        let written = written.map(|(graph, (_, ranges))| (*graph, ranges.iter().collect()));
+        (free, written.collect())
+    }
+
     /// From the back of the first segment that has room which no live graph writes to.
     fn back(&self, bytes: u64) -> Option<Position> {
         let untouched = self.untouched();

@@ -20,10 +20,11 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 use crate::group::world::Rank;
-use crate::pool::Pool;
 use crate::pool::arena::ArenaId;
+use crate::pool::{GraphName, Pool};
 use crate::registration::round::{self, Due};
 use crate::site::Site;
+use crate::trace;
 
 /// Memory for captures, with arenas of its own: where a capture's blocks lie depends on the pool's
 /// captures alone, not on what else ran on this rank before, so it is the same on all ranks.
@@ -72,6 +73,8 @@ pub(crate) struct PoolState<B: Backend> {
     arenas: RefCell<Vec<(Option<ArenaId>, Rc<GraphArena<B>>)>>,
     pub(crate) graphs: Cell<usize>,
     next: Cell<u64>,
+    /// Among the rank's graph pools.
+    pub(crate) number: u64,
 }
 
 impl<B: Backend> GraphPool<B> {
@@ -102,6 +105,7 @@ impl<B: Backend> GraphPool<B> {
                 arenas: RefCell::default(),
                 graphs: Cell::new(0),
                 next: Cell::new(1),
+                number: pool.rank().pool.watch.next_graph_pool(),
             }),
         }
     }
@@ -129,10 +133,12 @@ impl<B: Backend> GraphPool<B> {
         mut step: impl FnMut(Pass) -> Result<O, E>,
     ) -> Result<Graph<O, B>, E> {
         let site = Site::caller();
+        let span = trace::pass(Pass::Prime, self.state.rank.seat.rank, site);
         let prime = Prime::start(self, stream, site)?;
         let primed = step(Pass::Prime)?;
         let need = prime.end()?;
         drop(primed);
+        drop(span);
         self.record(&need, stream, site, || step(Pass::Capture))
     }
 
@@ -160,6 +166,7 @@ impl<B: Backend> GraphPool<B> {
         site: Site,
         step: impl FnOnce() -> Result<O, E>,
     ) -> Result<Graph<O, B>, E> {
+        let _span = trace::pass(Pass::Capture, self.state.rank.seat.rank, site);
         let capture = Capture::start(self, need, stream, site)?;
         // An error that makes the capture worthless is the step's own, or else `end` reports it.
         let output = step()?;
@@ -203,6 +210,12 @@ impl<B: Backend> GraphPool<B> {
 }
 
 impl<B: Backend> PoolState<B> {
+    /// The name of the pool's graph with this number.
+    pub(crate) fn name_of(&self, number: u64) -> GraphName {
+        let pool = self.number;
+        GraphName { pool, number }
+    }
+
     /// A number for the pool's next graph.
     pub(crate) fn next_graph(&self) -> u64 {
         self.next.replace(self.next.get() + 1)
@@ -231,7 +244,7 @@ impl<B: Backend> PoolState<B> {
             Place::Private => ("private", false),
             Place::Group(group) => (group.arena.name(), true),
         };
-        let arena = GraphArena::new(name, &self.rank, &self.order, symmetric);
+        let arena = GraphArena::new(name, self.number, &self.rank, &self.order, symmetric);
         self.arenas
             .borrow_mut()
             .push((place.arena(), Rc::clone(&arena)));

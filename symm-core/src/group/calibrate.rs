@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::calibration::{Calibration, CalibrationPoint};
 use super::communicator::Communicator;
@@ -25,6 +25,7 @@ use crate::pool::usage::Claim;
 use crate::registration::round::{self, Due};
 use crate::scope::routing::{self, Inside};
 use crate::site::Site;
+use crate::trace;
 
 /// The smallest buffer that is measured; what is smaller goes as it does.
 const SMALLEST: u64 = 1 << 10;
@@ -60,6 +61,7 @@ struct Taken<B: Backend> {
 
 /// All ranks of the group call it at the same point.
 pub(super) fn calibrate<B: Backend>(group: &Arc<GroupCore<B>>, site: Site) -> Result<Calibration> {
+    let start = Instant::now();
     let world = &group.world;
     world.check()?;
     let _inside = Inside::new(group, Claim::Scope, site)?;
@@ -102,7 +104,9 @@ pub(super) fn calibrate<B: Backend>(group: &Arc<GroupCore<B>>, site: Site) -> Re
     match found {
         Ok((choices, found)) => {
             end(group, &link, taken).map_err(first)?;
-            Ok(report(group, choices, &found))
+            let found = report(group, choices, &found);
+            trace::calibrated(group, &found, start.elapsed(), site);
+            Ok(found)
         }
         Err(error) => {
             // Before anything waits for what peers may never end.

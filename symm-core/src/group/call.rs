@@ -19,10 +19,12 @@ use crate::capture::{CapturedCall, active};
 use crate::error::{Error, Result};
 use crate::pool::placement::Position;
 use crate::pool::usage::Claim;
+use crate::range;
 use crate::registration::ledger::Standing;
 use crate::registration::round::{self, Due};
 use crate::scope::routing::{self, Inside};
 use crate::site::Site;
+use crate::trace;
 
 /// Runs the calls as one NCCL group if there are several. Each of them says afterwards which way it
 /// went.
@@ -35,6 +37,15 @@ pub(crate) fn run<B: Backend>(
     world.check()?;
     let _inside = Inside::new(group, Claim::Call, site)?;
     let checked = Checked::new(group, calls)?;
+    let _range = range::local!(
+        checked.calls.iter().map(Prepared::bytes).sum(),
+        "{} of {}",
+        checked
+            .calls
+            .first()
+            .map_or("nothing", |call| call.op.name()),
+        group.name()
+    );
     if round::is_due(group) {
         round::settle(group, site, Due::Call)?;
     }
@@ -86,7 +97,10 @@ pub(crate) fn run<B: Backend>(
         agree::all_first(group, &link)?;
     }
     for call in &*checked.calls {
-        group.counts.add(call.op, call.choice.path, call.bytes());
+        let path = call.choice.path;
+        if group.counts.add(call.op, path, call.bytes()) {
+            trace::path(group, call.op, path, call.bytes(), site);
+        }
         if let Some(pass) = &pass {
             pass.called(group, called(group, call));
         }

@@ -63,6 +63,7 @@ impl<B: Backend> Default for Config<B> {
             segment_cap: 1 << 30,
             budget: u64::MAX,
             redzones: false,
+            history: None,
         };
         Self {
             pool,
@@ -133,6 +134,24 @@ impl<B: Backend> Config<B> {
     /// ```
     pub fn redzones(mut self, on: bool) -> Self {
         self.redzones = Some(on);
+        self
+    }
+
+    /// Writes down from the start who allocates what, and keeps the last `changes` changes of what is
+    /// in use; see [`Pool::record`](crate::Pool::record). Need not be the same on all ranks.
+    ///
+    /// ```
+    /// use symm_core::{Config, Host};
+    /// Config::<Host>::default().memory_history(100).run(1, |world| {
+    ///     drop(world.pool().zeros::<f32>(10)?);
+    ///     let plain = world.pool().snapshot().timeline.into_iter().map(|sample| sample.plain_bytes);
+    ///     assert_eq!(plain.collect::<Vec<_>>(), [40, 0]);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    pub fn memory_history(mut self, changes: usize) -> Self {
+        self.pool.history = Some(changes);
         self
     }
 

@@ -113,6 +113,11 @@ impl<B: Backend> GroupCore<B> {
         )
     }
 
+    /// Its name among the groups of this rank, e.g. `tp#3`.
+    pub(crate) fn short_label(&self) -> String {
+        format!("{}#{}", self.name, self.generation)
+    }
+
     /// Whether a handle or buffer of tag `G` may name this group: its own tag, or any.
     pub(crate) fn has_tag<G: GroupTag>(&self) -> bool {
         let tag = TypeId::of::<G>();
@@ -150,6 +155,7 @@ impl<B: Backend> GroupCore<B> {
     /// Notes in the ledger that a block of the group lies in this segment of its arena.
     #[cold]
     pub(crate) fn touch(&self, index: usize, segment: Arc<Segment<B>>) {
+        segment.tell(self.arena.name());
         self.with_ledger(|ledger| ledger.touch(self.arena.id, index, || Some(segment)));
     }
 

@@ -64,15 +64,19 @@ fn column(path: Path) -> usize {
 }
 
 impl Counts {
+    /// Says whether the operation takes the path for the first time.
+    ///
     /// Only by who is inside the group's arena: one thread at a time, so nothing is lost by writing
     /// without a locked instruction.
     #[inline]
-    pub(crate) fn add(&self, op: Op, path: Path, bytes: u64) {
+    pub(crate) fn add(&self, op: Op, path: Path, bytes: u64) -> bool {
         let count = &self.0[op.code()][column(path)];
-        for (counter, more) in [(&count.calls, 1), (&count.bytes, bytes)] {
+        let sums = [(&count.calls, 1), (&count.bytes, bytes)].map(|(counter, more)| {
             let sum = counter.load(Ordering::Relaxed).wrapping_add(more);
             counter.store(sum, Ordering::Relaxed);
-        }
+            sum
+        });
+        sums[0] == 1
     }
 
     /// Those that are not 0.

@@ -32,6 +32,7 @@ pub(crate) mod world;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 
 pub use batch::Batch;
@@ -294,15 +295,17 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     ///
     /// # Errors
     /// [`Error::NoScope`], [`Error::WrongScope`]; else as for [`Scope::empty`].
+    #[track_caller]
     pub fn empty<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
         let enabled = routing::scope_is(&self.core)?;
-        SymmBuf::in_scope(&self.core, enabled, len)
+        SymmBuf::in_scope(&self.core, enabled, len, Location::caller())
     }
 
     /// A buffer of zeros.
     ///
     /// # Errors
     /// As for [`empty`](Group::empty).
+    #[track_caller]
     pub fn zeros<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
         self.empty(len)?.zeroed()
     }
@@ -311,6 +314,7 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     ///
     /// # Errors
     /// As for [`empty`](Group::empty).
+    #[track_caller]
     pub fn from_slice<T: Element>(&self, data: &[T]) -> Result<SymmBuf<T, G, B>> {
         self.empty(data.len())?.filled(data)
     }

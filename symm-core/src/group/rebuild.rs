@@ -18,6 +18,7 @@ use crate::backend::driver::Split;
 use crate::capture::active;
 use crate::error::{Error, Result};
 use crate::rendezvous::Topic;
+use crate::trace;
 
 /// The channel on which rebuilt worlds report.
 const REBUILT: u64 = 0x7265_6275;
@@ -63,7 +64,10 @@ impl<B: Backend> World<B> {
     /// [`Error::RanksDiffer`] when they hold different buffers: drop them and call it again.
     /// [`Error::Unrecoverable`] when the device cannot be released. [`Error::Timeout`].
     pub fn rebuild(&self) -> Result<()> {
-        rebuild(self.inner())
+        let start = Instant::now();
+        let outcome = rebuild(self.inner());
+        trace::rebuilt(self.inner().seat.rank, start.elapsed(), &outcome);
+        outcome
     }
 }
 

@@ -9,6 +9,7 @@ use super::table::Choices;
 use super::{agree, cache, shipped, twin};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::trace;
 
 /// Where tables come from.
 #[derive(Clone, Debug)]
@@ -70,7 +71,10 @@ pub(super) fn share<B: Backend>(
     let choices = told.first().and_then(|told| Choices::decode(told));
     let choices =
         choices.ok_or_else(|| other_version(group.members.first().copied().unwrap_or_default()))?;
-    group.table.store(choices);
+    if group.table.load() != choices {
+        group.table.store(choices);
+        trace::table(group, choices.want_twin());
+    }
     Ok(choices)
 }
 

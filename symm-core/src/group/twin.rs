@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::communicator::Communicator;
 use super::connect::connect;
@@ -13,6 +14,7 @@ use crate::backend::driver::Split;
 use crate::capture::active;
 use crate::error::{Error, Result};
 use crate::pool::PoolCore;
+use crate::trace;
 
 /// Which of a link's communicators some work uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,8 +172,10 @@ pub(crate) fn make_if_wanted<B: Backend>(group: &GroupCore<B>, link: &Link<B>) -
         // Rounds in captures are rare, and alike on all ranks: the next one makes it.
         && active::capture_on_this_thread(&group.world).is_none();
     if wanted {
+        let start = Instant::now();
         let comm = make(group, link)?;
         link.enter_twin(comm, &group.world.pool);
+        trace::twin(group, start.elapsed());
     }
     Ok(())
 }

@@ -13,13 +13,14 @@ use super::segment::Segment;
 use super::stats::ArenaStats;
 use super::streams::{StreamSet, StreamTable};
 use super::usage::{Claim, Usage};
+use super::watch::Chart;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::registration::returns::Returns;
 use crate::site::Site;
 
 /// Names an arena; no two of a process ever have the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ArenaId(u64);
 
 impl ArenaId {
@@ -223,6 +224,19 @@ impl<B: Backend> Arena<B> {
         state.live -= block.bytes;
         state.blocks -= 1;
         self.usage.release(Claim::Buffer);
+        drop(state);
+        if self.pool.watch.is_attentive() {
+            self.note_release(block.position);
+        }
+    }
+
+    /// For the recording, if there is one.
+    #[cold]
+    #[inline(never)]
+    fn note_release(&self, position: Position) {
+        if let Some(recorder) = self.pool.watch.recorder() {
+            recorder.gave((self.id, self.live_bytes()), position, self.pool.totals());
+        }
     }
 
     /// A block is shared from here on: it comes back by [`Arena::give_back`], in no thread's order.
@@ -239,6 +253,10 @@ impl<B: Backend> Arena<B> {
         state.placement.give(block.position, block.bytes, streams);
         state.live -= block.bytes;
         state.blocks -= 1;
+        drop(state);
+        if self.pool.watch.is_attentive() {
+            self.note_release(block.position);
+        }
     }
 
     /// A group allocates from it, of these ranks of the world, if that is known.
@@ -269,7 +287,14 @@ impl<B: Backend> Arena<B> {
     pub(crate) fn reserve(&self, bytes: u64) -> Result<usize> {
         let mut state = self.state();
         self.grow(&mut state, self.pool.config.room(bytes))?;
-        Ok(state.segments.len() - 1)
+        let index = state.segments.len() - 1;
+        let segment = state.segments.last();
+        let segment = segment.map(|known| Arc::clone(&known.segment));
+        drop(state);
+        if let Some(segment) = segment {
+            segment.tell(&self.name);
+        }
+        Ok(index)
     }
 
     /// What lies where, by segment: for ranks to compare. What was freed is free, in whatever sizes.
@@ -367,6 +392,34 @@ impl<B: Backend> Arena<B> {
         self.usage.release(claim);
     }
 
+    /// Bytes that buffers own.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.state().live
+    }
+
+    /// What lies where.
+    pub(crate) fn chart(&self) -> Chart {
+        let state = self.state();
+        let free = 0..state.segments.len();
+        Chart {
+            arena: self.id,
+            name: self.name.to_string(),
+            graph_pool: None,
+            live: state.live,
+            segments: state
+                .segments
+                .iter()
+                .map(|known| known.segment.extent())
+                .collect(),
+            free: free
+                .map(|index| state.placement.free_ranges(index))
+                .collect(),
+            taken: Vec::new(),
+            returning: self.returns.ranges(),
+            written: Vec::new(),
+        }
+    }
+
     pub(crate) fn stats(&self) -> ArenaStats {
         let state = self.state();
         ArenaStats {
@@ -407,6 +460,9 @@ impl<B: Backend> Arena<B> {
 
 impl<B: Backend> Drop for Arena<B> {
     fn drop(&mut self) {
+        if let Some(recorder) = self.pool.watch.recorder() {
+            recorder.forget(self.id, self.pool.totals());
+        }
         let state = self.state.get_mut();
         let segments = state.segments.drain(..).map(|known| known.segment);
         let reaper = &self.pool.reaper;

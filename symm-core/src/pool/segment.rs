@@ -1,11 +1,12 @@
 //! A segment: what NCCL hands out, owned until its last window and its last block are gone.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::PoolCore;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::trace;
 
 /// One `ncclMemAlloc`. Arenas and windows hold it together; it is freed when both have let go.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(crate) struct Segment<B: Backend> {
     memory: Option<B::Segment>,
     base: u64,
     bytes: u64,
+    /// Whether a subscriber has been told of it.
+    told: AtomicBool,
     pool: Arc<PoolCore<B>>,
 }
 
@@ -47,13 +50,24 @@ impl<B: Backend> Segment<B> {
             pool.reserved.fetch_sub(bytes, Ordering::Relaxed);
         })?;
         pool.segments.fetch_add(1, Ordering::Relaxed);
+        pool.note_segments();
         let base = B::segment_base(&memory);
         Ok(Self {
             memory: Some(memory),
             base,
             bytes,
+            told: AtomicBool::new(false),
             pool: Arc::clone(pool),
         })
+    }
+
+    /// Tells subscribers, once, that the arena has it: behind the arena's lock, under which it was
+    /// made.
+    pub(crate) fn tell(&self, arena: &str) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            let reserved = self.pool.reserved.load(Ordering::Relaxed);
+            trace::grew(self.pool.rank, arena, self.bytes, reserved);
+        }
     }
 
     pub(crate) fn base(&self) -> u64 {
@@ -62,6 +76,11 @@ impl<B: Backend> Segment<B> {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Base and bytes.
+    pub(crate) fn extent(&self) -> (u64, u64) {
+        (self.base, self.bytes)
     }
 
     /// What the backend registers.
@@ -79,6 +98,7 @@ impl<B: Backend> Drop for Segment<B> {
                 .report(B::free_segment(&self.pool.device, memory));
             self.pool.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
             self.pool.segments.fetch_sub(1, Ordering::Relaxed);
+            self.pool.note_segments();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::Backend;
+use crate::pool::WindowState;
 use crate::pool::arena::ArenaId;
 use crate::pool::segment::Segment;
 
@@ -160,6 +161,16 @@ impl<B: Backend> Ledger<B> {
             Some(Row::Window(..)) => Standing::Window,
             Some(Row::Refused) => Standing::Refused,
             Some(Row::Untouched | Row::Pending(_)) | None => Standing::None,
+        }
+    }
+
+    /// The same, for snapshots; `None` if the segment is of no concern to the group.
+    pub(crate) fn state(&self, arena: ArenaId, index: usize) -> Option<WindowState> {
+        match self.row(arena, index)? {
+            Row::Untouched => None,
+            Row::Pending(_) => Some(WindowState::Pending),
+            Row::Window(..) => Some(WindowState::Registered),
+            Row::Refused => Some(WindowState::Refused),
         }
     }
 

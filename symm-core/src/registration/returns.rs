@@ -9,6 +9,7 @@ use crate::capture::active;
 use crate::error::Result;
 use crate::group::core::GroupCore;
 use crate::pool::arena::Block;
+use crate::pool::placement::Position;
 
 /// A block whose shared buffer is gone on this rank.
 #[derive(Debug)]
@@ -48,6 +49,12 @@ impl<B: Backend> Returns<B> {
     /// What this rank can tell in a round.
     pub(crate) fn names(&self) -> Vec<Name> {
         self.all().iter().map(Dropped::name).collect()
+    }
+
+    /// Where they lie.
+    pub(crate) fn ranges(&self) -> Vec<(Position, u64)> {
+        let range = |dropped: &Dropped<B>| (dropped.block.position, dropped.block.bytes);
+        self.all().iter().map(range).collect()
     }
 
     /// Whether the block is one of them.

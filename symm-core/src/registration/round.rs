@@ -5,6 +5,7 @@
 //! enters it before all ranks have said that they will, with the same segments.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::ledger::Pending;
 use super::returns;
@@ -23,6 +24,7 @@ use crate::group::link::Link;
 use crate::group::twin;
 use crate::pool::segment::Segment;
 use crate::site::Site;
+use crate::trace;
 
 /// What a round is part of.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +69,8 @@ fn round<B: Backend>(
     due: Due,
 ) -> Result<()> {
     let pending = link.ledger().pending();
+    let bytes = pending.iter().map(|one| one.segment.bytes()).sum();
+    let _span = trace::round(group, pending.len(), bytes, site);
     // Who made a foreign communicator knows its ranks, we do not: they cannot compare.
     let compared = link.split.is_some();
     let mut dropped = Vec::new();
@@ -90,10 +94,12 @@ fn round<B: Backend>(
     }
     let mut made = Vec::with_capacity(pending.len());
     for pending in &pending {
+        let start = Instant::now();
         let window = register(group, link, link.communicator()?, &pending.segment);
-        made.push(window.map_err(failed(group, pending, site))?);
+        let window = window.map_err(failed(group, pending, site))?;
+        made.push((window, start.elapsed()));
     }
-    let mine = made.iter().map(Option::is_some);
+    let mine = made.iter().map(|(window, _)| window.is_some());
     let everywhere = agreed(group, link, mine, "the windows of a registration")?;
     // What tells which kernels there are is a collective, so all ranks come to it or none.
     let first = everywhere.iter().position(|everywhere| *everywhere);
@@ -103,7 +109,7 @@ fn round<B: Backend>(
         let found = kernels(group, link, comm, &first.segment);
         link.found_kernels(found.map_err(failed(group, first, site))?);
     }
-    publish(group, link, pending, made, &everywhere)?;
+    publish(group, link, pending, made, &everywhere, site)?;
     twin::make_if_wanted(group, link)?;
     // Last, when no rank has failed.
     returns::give_back(group, &dropped)
@@ -148,15 +154,18 @@ fn publish<B: Backend>(
     group: &GroupCore<B>,
     link: &Link<B>,
     pending: Vec<Pending<B>>,
-    made: Vec<Option<B::Window>>,
+    made: Vec<(Option<B::Window>, Duration)>,
     everywhere: &[bool],
+    site: Site,
 ) -> Result<()> {
-    for ((pending, window), &everywhere) in pending.into_iter().zip(made).zip(everywhere) {
+    for ((pending, (window, took)), &everywhere) in pending.into_iter().zip(made).zip(everywhere) {
         if let Some(window) = window.as_ref().filter(|_| !everywhere) {
             let _calling = link.calling();
             B::deregister(&group.world.device, link.comm()?, window.clone())?;
         }
+        let (segment, index) = (Arc::clone(&pending.segment), pending.index);
         link.ledger().settle(pending, window.filter(|_| everywhere));
+        trace::registered(group, (&segment, index), everywhere, took, site);
     }
     Ok(())
 }

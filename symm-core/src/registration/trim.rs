@@ -16,6 +16,7 @@ use crate::pool::arena::Surveyed;
 use crate::pool::usage::Claim;
 use crate::scope::routing::Inside;
 use crate::site::Site;
+use crate::trace;
 
 /// Gives the arena's last segments back, as far as they are empty on all ranks, and says how many
 /// bytes that was.
@@ -85,6 +86,7 @@ fn agreed<B: Backend>(group: &Arc<GroupCore<B>>, link: &Arc<Link<B>>, site: Site
         }
     }
     let bytes = arena.shrink(keep);
+    trace::trimmed(group, bytes, site);
     // So that the bytes are there for others when this returns.
     let reaper = &world.pool.reaper;
     if bytes > 0 && !reaper.is_held() {

@@ -4,6 +4,7 @@ pub(crate) mod routing;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,8 +20,10 @@ use crate::error::Result;
 use crate::group::core::GroupCore;
 use crate::group::tag::{Dyn, GroupTag};
 use crate::group::world::Fate;
+use crate::range;
 use crate::registration::round::{self, Due};
 use crate::site::Site;
+use crate::trace;
 
 /// A frame of the thread's routing stack, closed when it is dropped. Stays on its thread.
 pub(crate) struct Frame<B: Backend> {
@@ -92,6 +95,7 @@ pub struct Scope<G: GroupTag = Dyn, B: Backend = Cuda> {
     enabled: bool,
     /// How manieth scope of the group on this rank it is.
     number: u64,
+    _range: range::Span,
     _group: PhantomData<(StaysOnItsThread, fn() -> G)>,
 }
 
@@ -110,6 +114,7 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
             open: true,
             enabled,
             number: group.scopes.fetch_add(1, Ordering::Relaxed),
+            _range: range::span!("scope of {} at {site}", group.name()),
             _group: PhantomData,
         })
     }
@@ -132,6 +137,7 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
 
     #[cold]
     fn register(&self) -> Result<()> {
+        let _span = trace::scope(&self.group, self.site);
         round::settle(&self.group, self.site, self.due())
     }
 
@@ -147,14 +153,16 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::BudgetExceeded`], [`Error::Sealed`], [`Error::TooLarge`].
     #[inline]
+    #[track_caller]
     pub fn empty<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
-        SymmBuf::in_scope(&self.group, self.enabled, len)
+        SymmBuf::in_scope(&self.group, self.enabled, len, Location::caller())
     }
 
     /// A buffer of zeros.
     ///
     /// # Errors
     /// As for [`empty`](Scope::empty).
+    #[track_caller]
     pub fn zeros<T: Element>(&self, len: usize) -> Result<SymmBuf<T, G, B>> {
         self.empty(len)?.zeroed()
     }
@@ -163,6 +171,7 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     ///
     /// # Errors
     /// As for [`empty`](Scope::empty).
+    #[track_caller]
     pub fn from_slice<T: Element>(&self, data: &[T]) -> Result<SymmBuf<T, G, B>> {
         self.empty(data.len())?.filled(data)
     }

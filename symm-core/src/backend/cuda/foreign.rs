@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
@@ -120,7 +121,9 @@ impl Pool<Cuda> {
     /// })?;
     /// # Ok::<(), symm_core::Error>(())
     /// ```
+    #[track_caller]
     pub fn adopt<T: Element>(&self, slice: CudaSlice<T>) -> Result<Buf<T, Cuda>> {
+        let site = Location::caller();
         let (len, stream) = (slice.len(), Arc::clone(slice.stream()));
         active::refuse(
             self.rank(),
@@ -136,7 +139,7 @@ impl Pool<Cuda> {
             });
         }
         let memory = Plain::adopt(slice)?;
-        Ok(Buf::adopted(self.rank(), memory, len, stream))
+        Ok(Buf::adopted(self.rank(), memory, len, stream, site))
     }
 }
 
