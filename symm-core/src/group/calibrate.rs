@@ -277,7 +277,7 @@ fn decide<B: Backend>(
 
 /// Gives back what was taken, and makes the group's twin if it needs one from here on. All ranks have
 /// measured, so no kernel reaches for this rank's segment.
-fn end<B: Backend>(group: &GroupCore<B>, link: &Arc<Link<B>>, taken: Taken<B>) -> Result<()> {
+fn end<B: Backend>(group: &Arc<GroupCore<B>>, link: &Arc<Link<B>>, taken: Taken<B>) -> Result<()> {
     let device = Arc::clone(&group.world.device);
     let mut outcome = Ok(());
     if let Some(meter) = taken.meter {
@@ -295,10 +295,13 @@ fn end<B: Backend>(group: &GroupCore<B>, link: &Arc<Link<B>>, taken: Taken<B>) -
         drop(done);
         released
     });
-    // NCCL stops the device to give memory back: not beside what comes next. A peer that died is
-    // waited for no longer than this, and the watchdog tells of it.
+    // NCCL stops the devices to give memory back, in one process all of them: nobody may launch what
+    // waits for a peer that cannot. A peer that died is waited for no longer than this, and the
+    // watchdog tells of it.
     let _ = ended.recv_timeout(world.vitals.limits.inside());
-    outcome.and_then(|()| twin::make_if_wanted(group, link))
+    outcome?;
+    agree::meet(group, link, "the end of a calibration", Vec::new(), None)?;
+    twin::make_if_wanted(group, link)
 }
 
 /// The same after the world has failed, on the reaper: behind the release of what is stuck.

@@ -88,7 +88,7 @@ impl PoolConfig {
     /// The first segment is small, so that who needs little reserves little. The next is large at
     /// once: a buffer lies in one segment, so what is too small for the large buffers of a model stays
     /// beside what it needs at its peak. Doubling from 8 MiB left 120 MiB like that before the first
-    /// of 128, and reserved up to 2.3 times the peak of the benches' traces; this reserves 1.3 times.
+    /// of 128, and reserved up to 2.3 times the peak of the benches' larger traces; this 1.3 times.
     /// Half of what there is keeps the number of segments, each a window in every group, low.
     pub(crate) fn segment_bytes(&self, reserved: u64, bytes: u64) -> Result<u64> {
         const STEP: u64 = 16;

@@ -169,7 +169,7 @@ fn reserves_what_it_is_told<B: Backend>(world: &World<B>) -> Outcome {
             world.pool().stats().reserved_bytes,
             world.pool().stats().segments
         ),
-        (38 * MIB, 2)
+        (136 * MIB, 2)
     );
     let _bufs = symm!(group = tp, {
         [tp.empty::<u8>(30 << 20)?, tp.empty::<u8>(8 << 20)?]

@@ -49,8 +49,11 @@ fn one_window_for_a_segment<B: Backend>(world: &World<B>) -> Outcome {
 fn one_window_for_each_segment<B: Backend>(world: &World<B>) -> Outcome {
     let tp = world.split::<Tp>(0, 0)?;
     let mut kept = Vec::new();
-    for (scope, segments) in [1, 2, 2, 3, 3].into_iter().enumerate() {
-        kept.push(symm!(group = tp, { tp.empty::<f32>(FIRST_SEGMENT)? })?);
+    // The second and the third hold 16 times as much.
+    for (scope, (part, segments)) in [(1, 1), (16, 2), (1, 3), (1, 3)].into_iter().enumerate() {
+        kept.push(symm!(group = tp, {
+            tp.empty::<f32>(part * FIRST_SEGMENT)?
+        })?);
         ensure_eq!(
             (tp.windows(), world.pool().stats().segments),
             (segments, segments),
@@ -67,8 +70,8 @@ fn one_window_for_each_segment<B: Backend>(world: &World<B>) -> Outcome {
     // Two new segments in one scope.
     let _both = symm!(group = tp, {
         [
-            tp.empty::<f32>(16 * FIRST_SEGMENT)?,
-            tp.empty::<f32>(16 * FIRST_SEGMENT)?,
+            tp.empty::<f32>(32 * FIRST_SEGMENT)?,
+            tp.empty::<f32>(32 * FIRST_SEGMENT)?,
         ]
     })?;
     ensure_eq!(tp.windows(), 5);

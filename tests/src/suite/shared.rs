@@ -48,6 +48,8 @@ const LEN: usize = 3000;
 const BYTES: u64 = 12_288;
 /// Elements that fill an arena's first segment.
 const FIRST_SEGMENT: usize = 2 << 20;
+/// Bytes of the segments that come after it.
+const NEXT: u64 = 128 * MIB;
 
 type Weights<B> = Shared<f32, Tp, B>;
 
@@ -510,17 +512,17 @@ fn trim_gives_back_what_is_empty_everywhere<B: Backend>(world: &World<B>) -> Out
     ensure_eq!(tp.trim()?, 0, "nothing is there");
     let x = symm!(group = tp, { tp.empty::<f32>(100)? })?;
     let y = symm!(group = tp, { tp.empty::<f32>(FIRST_SEGMENT)? })?;
-    let z = symm!(group = tp, { tp.empty::<f32>(2 * FIRST_SEGMENT)? })?;
+    let z = symm!(group = tp, { tp.empty::<f32>(16 * FIRST_SEGMENT)? })?;
     let reserved = world.pool().stats().reserved_bytes;
-    ensure_eq!((reserved, tp.windows()), (8 * MIB + 16 * MIB + 32 * MIB, 3));
+    ensure_eq!((reserved, tp.windows()), (8 * MIB + NEXT + NEXT, 3));
     drop(z);
-    ensure_eq!(tp.trim()?, 32 * MIB);
+    ensure_eq!(tp.trim()?, NEXT);
     let stats = world.pool().stats();
-    ensure_eq!((stats.reserved_bytes, stats.segments), (24 * MIB, 2));
+    ensure_eq!((stats.reserved_bytes, stats.segments), (8 * MIB + NEXT, 2));
     ensure_eq!(tp.windows(), 2);
     let shared = share(y)?;
     elsewhere(move || drop(shared))?;
-    ensure_eq!(tp.trim()?, 16 * MIB, "a shared buffer's, which is back");
+    ensure_eq!(tp.trim()?, NEXT, "a shared buffer's, which is back");
     ensure_eq!(tp.trim()?, 0, "there is nothing more");
     drop(x);
     ensure_eq!(tp.trim()?, 8 * MIB);
@@ -560,7 +562,7 @@ fn trim_stops_at_what_is_in_use<B: Backend>(world: &World<B>) -> Outcome {
     ensure_eq!(tp.trim()?, 0, "the last is in use elsewhere");
     ensure_eq!(tp.windows(), 2);
     drop(last);
-    ensure_eq!(tp.trim()?, 24 * MIB);
+    ensure_eq!(tp.trim()?, 8 * MIB + NEXT);
     Ok(())
 }
 
@@ -583,7 +585,7 @@ fn an_arena_grows_again_after_a_trim<B: Backend>(world: &World<B>) -> Outcome {
             );
         }
         drop(x);
-        ensure_eq!(tp.trim()?, 16 * MIB);
+        ensure_eq!(tp.trim()?, NEXT);
         ensure_eq!(tp.windows(), 1);
         alike(world, &tp, &super::steps::place(&kept)?, "the places")?;
     }
@@ -597,7 +599,7 @@ fn sharers_of_an_arena_trim_together<B: Backend>(world: &World<B>) -> Outcome {
     let z = share(symm!(group = left, { left.empty::<f32>(100)? })?)?;
     ensure_eq!((left.windows(), right.windows()), (2, 1));
     drop((y, z));
-    ensure_eq!(right.trim()?, 16 * MIB, "with the other group's buffer");
+    ensure_eq!(right.trim()?, NEXT, "with the other group's buffer");
     ensure_eq!(left.trim()?, 0);
     ensure_eq!((left.windows(), right.windows()), (1, 0));
     drop(x);
