@@ -12,7 +12,7 @@ use symm_core::host::{At, CallKind, Fault, Options, What};
 use symm_core::{Config, Error, Host, ReduceOp, Result, SymmBuf, World, plain_mut};
 
 use crate::Case;
-use crate::harness::{Rank, Tp, cause, config, same_cause};
+use crate::harness::{self, Rank, Tp, cause, same_cause};
 
 const MIB: usize = 1 << 20;
 
@@ -32,6 +32,11 @@ pub(crate) const CASES: &[Case] = &[
     ("holds_more_at_the_rebuild", holds_more_at_the_rebuild),
     ("gives_back_on_some_ranks", gives_back_on_some_ranks),
 ];
+
+/// With segments no larger than their buffers, so that a few bytes more are another round.
+fn config() -> Config<Host> {
+    harness::config().segment_cap((16 * MIB) as u64)
+}
 
 /// What the odd rank does where its peers grow by 16 MiB and close their scope.
 type Way = fn(&Rank) -> Result<()>;
