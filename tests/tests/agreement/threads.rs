@@ -94,6 +94,8 @@ fn beside_a_registration() -> Result<(), Failed> {
     config.run(2, |world| {
         let tp = world.split::<Tp>(0, 0)?;
         let (world, tp) = (&world, &tp);
+        // Before the other thread may fail the world.
+        let mut x = world.pool().from_slice(&[1.0f32; 8])?;
         thread::scope(|scope| -> Result<()> {
             let reserves = scope.spawn(|| -> Result<()> {
                 for _ in 0..10 {
@@ -105,7 +107,6 @@ fn beside_a_registration() -> Result<(), Failed> {
                 }
                 Ok(())
             });
-            let mut x = world.pool().from_slice(&[1.0f32; 8])?;
             for _ in 0..10 {
                 match tp.all_reduce_in_place(plain_mut(&mut x), ReduceOp::Max) {
                     Ok(_) | Err(Error::GroupBusy { .. }) => {}
