@@ -1,5 +1,6 @@
 //! Several threads of a rank: serialised or refused, and never stuck.
 
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
@@ -91,11 +92,13 @@ fn one_group_on_two_threads() -> Result<(), Failed> {
 fn beside_a_registration() -> Result<(), Failed> {
     // A round to which the peer does not come, because its thread was refused, ends with this.
     let config = config().deadline(Duration::from_secs(2));
+    let met = Barrier::new(2);
     config.run(2, |world| {
         let tp = world.split::<Tp>(0, 0)?;
         let (world, tp) = (&world, &tp);
-        // Before the other thread may fail the world.
         let mut x = world.pool().from_slice(&[1.0f32; 8])?;
+        // A rank that is through sooner fails the world, to rebuild it.
+        met.wait();
         thread::scope(|scope| -> Result<()> {
             let reserves = scope.spawn(|| -> Result<()> {
                 for _ in 0..10 {
