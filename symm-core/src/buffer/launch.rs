@@ -83,10 +83,16 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
         self.calls.iter().any(|call| call.choice.path == wanted)
     }
 
+    /// Whether the calls run on the twin communicator.
+    #[inline]
+    pub(crate) fn is_on_twin(&self) -> bool {
+        self.calls.iter().any(|call| call.choice.path.is_on_twin())
+    }
+
     /// Enqueues the calls on `stream`, as one NCCL group if there are several. What moves nothing
     /// is left out.
     pub(crate) fn launch(self, link: &Link<B>, stream: &B::Stream) -> Result<()> {
-        let on_twin = self.has(Path::Plain(Reason::Faster));
+        let on_twin = self.is_on_twin();
         let (group, calls) = (self.group, self.calls);
         match &mut *calls {
             // Most calls are alone, and need no list.

@@ -159,11 +159,7 @@ impl<B: Backend> SharedMemory<B> {
 
     /// Copies from `offset` bytes on, behind the writes; the caller knows that so much is there.
     pub(crate) fn download(self: &Arc<Self>, offset: u64, dst: &mut [u8]) -> Result<()> {
-        active::refuse(
-            self.rank(),
-            "reading a buffer",
-            "nothing has run yet: return the buffer from the step, and read graph.output() after a launch",
-        )?;
+        active::refuse_reading(self.rank())?;
         if dst.is_empty() {
             return Ok(());
         }

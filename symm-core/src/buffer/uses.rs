@@ -145,11 +145,7 @@ impl<B: Backend> Memory<B> {
     /// Waits for the work before it and copies from `offset` bytes on.
     pub(crate) fn download(&self, offset: u64, dst: &mut [u8]) -> Result<()> {
         self.in_bounds(offset, dst.len() as u64)?;
-        active::refuse(
-            self.rank(),
-            "reading a buffer",
-            "nothing has run yet: return the buffer from the step, and read graph.output() after a launch",
-        )?;
+        active::refuse_reading(self.rank())?;
         if dst.is_empty() {
             return Ok(());
         }

@@ -431,6 +431,15 @@ pub(crate) fn refuse<B: Backend>(
     }
 }
 
+/// Refuses to read memory that only a launch will fill.
+pub(crate) fn refuse_reading<B: Backend>(rank: &Arc<Rank<B>>) -> Result<()> {
+    refuse(
+        rank,
+        "reading a buffer",
+        "nothing has run yet: return the buffer from the step, and read graph.output() after a launch",
+    )
+}
+
 /// Whether the group may register what is pending now: not in a capture, unless that was asked for.
 pub(crate) fn may_register<B: Backend>(group: &GroupCore<B>) -> Result<()> {
     let Some(capture) = capture_on_this_thread(&group.world) else {

@@ -105,7 +105,7 @@ pub(crate) fn run<B: Backend>(
             pass.called(group, called(group, call));
         }
     }
-    let lane = Lane::of(checked.has(Path::Plain(Reason::Faster)));
+    let lane = Lane::of(checked.is_on_twin());
     let ordered = match capture {
         Some(capture) => capture.order_lanes(group, lane, stream),
         None => link.order_lanes(lane, stream),
