@@ -101,7 +101,8 @@ pub enum Error {
     },
     /// The world failed before; nothing runs in it any more.
     #[error(
-        "this world failed, so nothing is launched in it any more until all ranks have called world.rebuild() (rank {rank}: {cause})"
+        "this world failed, so nothing is launched in it any more until all ranks have called world.rebuild() ({})",
+        told(*rank, cause)
     )]
     Poisoned {
         /// The rank that failed first.
@@ -346,6 +347,16 @@ pub enum Error {
         /// Elements of the buffer.
         len: usize,
     },
+    /// A copy between memory of different lengths.
+    #[error(
+        "a copy of {got} elements into {expected}: copy as many as there are, or take a view of the longer side"
+    )]
+    CopyLength {
+        /// Elements of the source.
+        got: usize,
+        /// Elements of the destination.
+        expected: usize,
+    },
     /// Two operands overlap in a way that the operation does not allow.
     #[error(
         "{operation} on {group}: source and destination overlap: use the in-place form, or buffers that do not overlap"
@@ -452,6 +463,23 @@ pub enum Error {
 }
 
 /// What the host backend checks and NCCL does not.
+///
+/// ```
+/// # use symm_core::{Config, Error, Host, ReduceOp, Rule, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// // Without the comparison of ranks, what they allocate differently goes unseen in NCCL.
+/// let outcome = Config::<Host>::default().checks(false).run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     tp.reserve(1 << 20)?;
+///     let _y = symm!(group = tp, { tp.empty::<u8>(512 * (1 + tp.rank()))? })?;
+///     let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+///     tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+///     world.synchronize()
+/// });
+/// let Err(Error::Violation { rule, .. }) = outcome else { panic!("{outcome:?}") };
+/// assert_eq!(rule, Rule::UnequalOffsets);
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rule {
@@ -549,6 +577,12 @@ impl Error {
             Error::Unavailable { .. } | Error::TooFewDevices { .. }
         )
     }
+}
+
+/// Whose failure it is; most say so themselves.
+fn told(rank: usize, cause: &str) -> String {
+    let own = format!("rank {rank}: ");
+    format!("{own}{}", cause.strip_prefix(&own).unwrap_or(cause))
 }
 
 /// Who is waited for.

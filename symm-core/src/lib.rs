@@ -107,6 +107,8 @@ mod capture;
 mod element;
 mod error;
 mod group;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod launch;
 mod pool;
 mod range;

@@ -68,6 +68,19 @@ impl Site {
     }
 
     /// The source file, as the compiler names it.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// assert_eq!(scope.site().file(), file!());
+    /// scope.close()?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn file(&self) -> &'static str {
         match self.0 {
             Source::Macro(place) => place.file,
@@ -76,6 +89,19 @@ impl Site {
     }
 
     /// The line, from 1.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let (scope, line) = (tp.scope()?, line!());
+    /// assert_eq!(scope.site().line(), line);
+    /// scope.close()?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn line(&self) -> u32 {
         match self.0 {
             Source::Macro(place) => place.line,
@@ -84,6 +110,19 @@ impl Site {
     }
 
     /// The column, from 1.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// assert_eq!(scope.site().column(), 1 + "let scope = tp.".len() as u32);
+    /// scope.close()?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn column(&self) -> u32 {
         match self.0 {
             Source::Macro(place) => place.column,
@@ -92,6 +131,24 @@ impl Site {
     }
 
     /// The function around the site, where a macro recorded it.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Group, Host, Result, groups, host, symmetric};
+    /// # groups! { pub Tp = "tp"; }
+    /// # let first = host::At::Call(host::CallKind::Register, 1);
+    /// # let fails = |rank| host::Fault::new(rank, first, host::What::Fail);
+    /// # let options = host::Options::default().fault(fails(0)).fault(fails(1));
+    /// # let config = Config::<Host>::default().options(options);
+    /// #[symmetric(group = tp)]
+    /// fn layer(tp: &Group<Tp, Host>) -> Result<()> {
+    ///     tp.zeros::<f32>(8).map(drop)
+    /// }
+    /// // On a machine where registering fails:
+    /// let failed = config.run(2, |world| layer(&world.split(0, 0)?));
+    /// let Err(Error::Registration { site, .. }) = failed else { panic!("{failed:?}") };
+    /// assert!(site.function().is_some_and(|function| function.ends_with("layer")));
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn function(&self) -> Option<&'static str> {
         match self.0 {
             Source::Macro(place) => Some((place.function)()),

@@ -36,12 +36,9 @@ pub struct Call {
     pub types: String,
     /// Bytes of the whole buffer.
     pub bytes: usize,
-    /// NCCL's own choice: `symmetric`, or `plain: ` and why.
+    /// The path that programs take here, after the calibration: `symmetric`, or `plain: ` and why.
     pub path: String,
-    /// The path after the calibration.
-    pub calibrated: Option<String>,
-    /// The kernels of NCCL's own choice, by name; empty where the backend has none, or the driver
-    /// does not tell.
+    /// Its kernels, by name; empty where the backend has none, or the driver does not tell.
     pub kernels: Vec<String>,
 }
 
@@ -113,37 +110,27 @@ pub(super) fn run<B: Kernels>(
     };
     let outcome = config.run(ranks, |world| {
         let all = world.split::<All>(0, 0)?;
-        let calls = sweep(&world, &all, sizes, true)?;
+        let calls = sweep(&world, &all, sizes)?;
         tell(&all, &|found| found.calls = calls.clone());
         if calibrate && all.size() > 1 {
             let measured = all.calibrate()?;
             tell(&all, &|found| found.calibration = Some((&measured).into()));
-            let again = sweep(&world, &all, sizes, false)?;
-            tell(&all, &|found| {
-                for (call, again) in found.calls.iter_mut().zip(&again) {
-                    call.calibrated = Some(again.path.clone());
-                }
-            });
+            let calls = sweep(&world, &all, sizes)?;
+            tell(&all, &|found| found.calls = calls.clone());
         }
         Ok(())
     });
     outcome.map(drop)
 }
 
-/// All calls once; with their kernels' names if asked.
-fn sweep<B: Kernels>(
-    world: &World<B>,
-    all: &Group<All, B>,
-    sizes: &[usize],
-    kernels: bool,
-) -> Result<Vec<Call>> {
+/// All calls once, with their kernels' names.
+fn sweep<B: Kernels>(world: &World<B>, all: &Group<All, B>, sizes: &[usize]) -> Result<Vec<Call>> {
     let calls = RefCell::new(Vec::new());
     for &bytes in sizes {
         let sweep = Sweep {
             world,
             all,
             bytes,
-            kernels,
             calls: &calls,
         };
         sweep.of_type::<bf16>("bf16", true)?;
@@ -164,7 +151,6 @@ struct Sweep<'a, B: Backend> {
     world: &'a World<B>,
     all: &'a Group<All, B>,
     bytes: usize,
-    kernels: bool,
     calls: &'a RefCell<Vec<Call>>,
 }
 
@@ -191,16 +177,12 @@ impl<B: Kernels> Sweep<'_, B> {
     ) -> Result<()> {
         let path = call()?;
         self.world.synchronize()?;
-        let kernels = match self.kernels {
-            true => B::names(self.world, &mut call),
-            false => Vec::new(),
-        };
+        let kernels = B::names(self.world, &mut call);
         self.calls.borrow_mut().push(Call {
             operation: operation.into(),
             types: types.into(),
             bytes: self.bytes,
             path: path.to_string(),
-            calibrated: None,
             kernels,
         });
         Ok(())

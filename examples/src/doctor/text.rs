@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use symm_core::{Path, Reason};
+
 use super::collectives::{Calibration, Call};
 use super::gpus::{Gpus, Way};
 use super::report::{Level, Nccl, Report};
@@ -281,21 +283,14 @@ fn calls(calls: &[Call], page: &mut Page<impl Write>) -> io::Result<()> {
         write!(page.0, "  {:<20}{:<6}", row[0].operation, row[0].types)?;
         let mut why = Vec::new();
         for call in row {
-            let path = call.calibrated.as_ref().unwrap_or(&call.path);
-            let (style, word) = match path.strip_prefix("plain: ") {
+            let (style, word) = match call.path.strip_prefix("plain: ") {
                 None => (GOOD, "window"),
                 Some(reason) => {
                     if !why.contains(&reason) {
                         why.push(reason);
                     }
-                    (
-                        DIM,
-                        if call.path == "symmetric" {
-                            "twin"
-                        } else {
-                            "plain"
-                        },
-                    )
+                    let faster = call.path == Path::Plain(Reason::Faster).to_string();
+                    (DIM, if faster { "twin" } else { "plain" })
                 }
             };
             write!(page.0, "{}", styled(style, format_args!("{word:>12}")))?;
@@ -308,7 +303,7 @@ fn calls(calls: &[Call], page: &mut Page<impl Write>) -> io::Result<()> {
     if calls.iter().all(|call| call.kernels.is_empty()) {
         return Ok(());
     }
-    page.title("kernels of NCCL's own choice")?;
+    page.title("their kernels")?;
     for row in &rows {
         let mut names: Vec<(String, Vec<String>)> = Vec::new();
         for call in row {
@@ -362,10 +357,7 @@ fn times(calibration: &Calibration, calls: &[Call], page: &mut Page<impl Write>)
     }
     match (calibration.noisy, calibration.cached) {
         (true, _) => writeln!(page.0, "  noisy: not kept"),
-        (false, true) => writeln!(
-            page.0,
-            "  kept for the next start of programs with SYMM_TUNED=1"
-        ),
+        (false, true) => writeln!(page.0, "  kept: programs start with it"),
         (false, false) => Ok(()),
     }
 }

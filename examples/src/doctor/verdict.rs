@@ -209,7 +209,12 @@ fn windows(report: &Report, verdict: &mut Verdict) {
 
 fn collectives(report: &Report, verdict: &mut Verdict) {
     let step = &report.collectives;
-    if let Some(error) = &step.error {
+    // What keeps windows from being is said once.
+    if let Some(error) = step
+        .error
+        .as_ref()
+        .filter(|_| step.error != report.windows.error)
+    {
         verdict.add(
             Level::Change,
             format!("the collectives failed: {error}"),
@@ -228,11 +233,28 @@ fn collectives(report: &Report, verdict: &mut Verdict) {
         );
     }
     if twin > 0 && report.backend == "cuda" {
-        verdict.add(
-            Level::Note,
-            format!("{twin} of {} measured sizes are faster without the window", found.points.len()),
-            Some("let programs start with what was measured: SYMM_TUNED=1, or Config::tuned(true); or call Group::calibrate"),
+        let what = format!(
+            "{twin} of {} measured sizes are faster without the window",
+            found.points.len()
         );
+        let off = report.machine.variable("SYMM_TUNED") == Some("0");
+        match (found.cached, off) {
+            (true, false) => verdict.add(
+                Level::Good,
+                format!("{what}: programs start with what was measured"),
+                None,
+            ),
+            (true, true) => verdict.add(
+                Level::Note,
+                format!("{what}, but SYMM_TUNED=0 keeps programs from starting with what was measured"),
+                Some("unset SYMM_TUNED"),
+            ),
+            (false, _) => verdict.add(
+                Level::Note,
+                format!("{what}, but what was measured could not be kept for the next start"),
+                Some("see that SYMM_CACHE_DIR (or ~/.cache) can be written to, or call Group::calibrate at the start"),
+            ),
+        }
     }
 }
 

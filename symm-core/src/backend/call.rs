@@ -92,6 +92,18 @@ impl Op {
         )
     }
 
+    /// Whether NCCL makes sends and receives of it.
+    pub(crate) fn is_exchange(self) -> bool {
+        matches!(
+            self,
+            Op::AllToAll
+                | Op::Gather { .. }
+                | Op::Scatter { .. }
+                | Op::Send { .. }
+                | Op::Recv { .. }
+        )
+    }
+
     /// Elements that this rank reads and writes for a `count` in NCCL's sense, in a group of `size`
     /// of which it is `rank`.
     ///

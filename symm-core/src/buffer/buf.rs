@@ -134,9 +134,26 @@ impl<T: Element, B: Backend> Buf<T, B> {
     /// Memory for `len` elements, where this thread's scopes say. Undefined contents on CUDA, zeros
     /// on the host backend.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Error, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let outside: Buf<f32, Host> = Buf::empty(4)?;
+    /// let inside: Buf<f32, Host> = symm!(group = tp, { Buf::empty(4)? })?;
+    /// assert_eq!((outside.len(), outside.is_symmetric()), (4, false));
+    /// assert_eq!((inside.len(), inside.is_symmetric()), (4, true));
+    /// let endless = Buf::<f32, Host>::empty(usize::MAX);
+    /// assert!(matches!(endless, Err(Error::TooLarge { bytes_each: 4, .. })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoWorld`] outside scopes on a thread that made no world; [`Error::OutOfMemory`],
-    /// [`Error::BudgetExceeded`], [`Error::Sealed`], [`Error::TooLarge`].
+    /// [`Error::TooLarge`]; [`Error::BudgetExceeded`] and [`Error::Sealed`] in a scope;
+    /// [`Error::CaptureMiss`] in a capture.
     #[track_caller]
     pub fn empty(len: usize) -> Result<Self> {
         let site = Location::caller();
@@ -147,6 +164,16 @@ impl<T: Element, B: Backend> Buf<T, B> {
     }
 
     /// Memory of zeros.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let buf: Buf<i64, Host> = Buf::zeros(3)?;
+    /// assert_eq!(buf.to_vec()?, [0, 0, 0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`empty`](Buf::empty).
@@ -159,8 +186,19 @@ impl<T: Element, B: Backend> Buf<T, B> {
 
     /// Memory with a copy of `data`.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let data = [1.0f32, 2.0, 3.0];
+    /// let buf: Buf<f32, Host> = Buf::from_slice(&data)?;
+    /// assert_eq!(buf.to_vec()?, data);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// As for [`empty`](Buf::empty).
+    /// As for [`empty`](Buf::empty) and [`copy_from_slice`](Buf::copy_from_slice).
     #[track_caller]
     pub fn from_slice(data: &[T]) -> Result<Self> {
         let mut buf = Self::empty(data.len())?;
@@ -187,21 +225,65 @@ impl<T: Element, B: Backend> Buf<T, B> {
     }
 
     /// Elements.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let buf: Buf<f64, Host> = Buf::zeros(3)?;
+    /// assert_eq!(buf.len(), 3);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether it has no elements.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let none: Buf<f32, Host> = Buf::empty(0)?;
+    /// assert!(none.is_empty());
+    /// assert!(none.to_vec()?.is_empty());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Bytes of its elements.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let buf: Buf<f64, Host> = Buf::zeros(3)?;
+    /// assert_eq!(buf.num_bytes(), 24);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn num_bytes(&self) -> usize {
         self.len * size_of::<T>()
     }
 
     /// The stream on which it was allocated.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let side = world.new_stream()?;
+    /// let guard = world.on_stream(&side)?;
+    /// let buf: Buf<f32, Host> = Buf::zeros(4)?;
+    /// guard.end()?;
+    /// assert_eq!(format!("{:?}", buf.stream()), format!("{side:?}"));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn stream(&self) -> &B::Stream {
         self.memory.stream()
     }
@@ -210,6 +292,17 @@ impl<T: Element, B: Backend> Buf<T, B> {
     /// understands.
     ///
     /// Work that uses the address directly is not ordered with other streams by this crate.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let x: Buf<u8, Host> = Buf::zeros(512)?;
+    /// let y: Buf<u8, Host> = Buf::zeros(512)?;
+    /// assert!(x.address().abs_diff(y.address()) >= 512); // apart
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn address(&self) -> u64 {
         self.memory.addr()
     }
@@ -233,14 +326,41 @@ impl<T: Element, B: Backend> Buf<T, B> {
     }
 
     /// Whether it lies in an arena, that is in memory from `ncclMemAlloc`.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let ordinary: Buf<f32, Host> = Buf::empty(4)?;
+    /// assert!(!ordinary.is_symmetric());
+    /// let redirected: Buf<f32, Host> = symm!(group = tp, { Buf::empty(4)? })?;
+    /// assert!(redirected.is_symmetric());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn is_symmetric(&self) -> bool {
         self.memory.place().is_some()
     }
 
     /// A copy of the elements. Waits for the work on this memory, not for other work.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let mut buf: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// assert_eq!(buf.to_vec()?, [1.0, 2.0]);
+    /// buf.fill_zero()?; // enqueued; the next read waits for it
+    /// assert_eq!(buf.to_vec()?, [0.0, 0.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Backend`] of work enqueued earlier; [`Error::Violation`] on the host backend.
+    /// [`Error::Backend`] of work enqueued earlier; [`Error::Violation`] on the host backend;
+    /// [`Error::InCapture`]; [`Error::Poisoned`], also where the world failed during the wait.
     pub fn to_vec(&self) -> Result<Vec<T>> {
         let mut elements = vec![T::default(); self.len];
         self.memory.download(0, as_bytes_mut(&mut elements))?;
@@ -249,14 +369,29 @@ impl<T: Element, B: Backend> Buf<T, B> {
 
     /// Overwrites the elements with `data`, in stream order; `data` may be changed at once.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Error, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let mut buf: Buf<f32, Host> = Buf::empty(2)?;
+    /// let mut data = [1.0, 2.0];
+    /// buf.copy_from_slice(&data)?;
+    /// data[0] = 9.0; // does not change the buffer
+    /// assert_eq!(buf.to_vec()?, [1.0, 2.0]);
+    /// let short = buf.copy_from_slice(&[1.0]);
+    /// assert!(matches!(short, Err(Error::CopyLength { got: 1, expected: 2 })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Range`] unless the lengths are equal.
+    /// [`Error::CopyLength`] unless the lengths are equal; [`Error::InCapture`], because replays would read
+    /// `data` when it is gone; [`Error::Poisoned`]; those of the backend.
     pub fn copy_from_slice(&mut self, data: &[T]) -> Result<()> {
         if data.len() != self.len {
-            return Err(Error::Range {
-                start: 0,
-                end: data.len(),
-                len: self.len,
+            return Err(Error::CopyLength {
+                got: data.len(),
+                expected: self.len,
             });
         }
         self.memory.upload(0, as_bytes(data))
@@ -266,7 +401,8 @@ impl<T: Element, B: Backend> Buf<T, B> {
     /// stream order.
     ///
     /// # Errors
-    /// [`Error::Range`] unless the lengths are equal; [`Error::Overlap`]; [`Error::WrongDevice`].
+    /// [`Error::CopyLength`] unless the lengths are equal; [`Error::Overlap`]; [`Error::WrongDevice`];
+    /// [`Error::CaptureForeign`]; [`Error::Poisoned`]; those of the backend.
     ///
     /// ```
     /// use symm_core::{Buf, Host, World, plain};
@@ -285,8 +421,19 @@ impl<T: Element, B: Backend> Buf<T, B> {
 
     /// Overwrites the elements with zeros, in stream order.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let mut buf: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// buf.fill_zero()?;
+    /// assert_eq!(buf.to_vec()?, [0.0, 0.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// Those of the backend.
+    /// [`Error::Poisoned`]; those of the backend.
     pub fn fill_zero(&mut self) -> Result<()> {
         let bytes = self.num_bytes() as u64;
         self.memory.zero(0, bytes)
@@ -294,6 +441,24 @@ impl<T: Element, B: Backend> Buf<T, B> {
 
     /// The same memory as a buffer of the group whose scope gave it, if that bears the tag `G`
     /// ([`Dyn`](crate::Dyn) fits every group).
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Error, Host, ReduceOp, SymmBuf, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let buf: Buf<f32, Host> = symm!(group = tp, { Buf::zeros(4)? })?;
+    /// let mut x: SymmBuf<f32, Tp, Host> = buf.downcast()?;
+    /// tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    ///
+    /// let outside: Buf<f32, Host> = Buf::zeros(4)?;
+    /// let (outside, error) = outside.downcast::<Tp>().unwrap_err();
+    /// assert!(matches!(error, Error::GroupMismatch { .. }));
+    /// assert_eq!(outside.len(), 4); // it came back
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The buffer comes back with [`Error::GroupMismatch`] when it was allocated outside scopes or

@@ -86,7 +86,7 @@ impl<'c, 'a, B: Backend> Checked<'c, 'a, B> {
     /// Whether the calls run on the twin communicator.
     #[inline]
     pub(crate) fn is_on_twin(&self) -> bool {
-        self.calls.iter().any(|call| call.choice.path.is_on_twin())
+        self.calls.iter().any(|call| call.choice.on_twin)
     }
 
     /// Enqueues the calls on `stream`, as one NCCL group if there are several. What moves nothing

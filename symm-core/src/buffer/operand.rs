@@ -262,10 +262,9 @@ impl<'a, B: Backend> Operand<'a, B> {
 /// Enqueues a copy of `src` to `dst`, which are as long as each other and on one rank.
 pub(crate) fn copy<B: Backend>(mut dst: Operand<'_, B>, mut src: Operand<'_, B>) -> Result<()> {
     if dst.len != src.len {
-        return Err(Error::Range {
-            start: 0,
-            end: src.len,
-            len: dst.len,
+        return Err(Error::CopyLength {
+            got: src.len,
+            expected: dst.len,
         });
     }
     if src.overlaps(&dst) {
@@ -307,6 +306,24 @@ use sealed::IntoOperand;
 /// What a collective of group `G` reads: `&SymmBuf`, a [`SymmView`], `&Shared`, a
 /// [`SharedView`], or [`plain`](crate::plain) memory.
 ///
+/// ```
+/// # use symm_core::{Group, Host, ReduceOp, Result, Src, World, groups, plain, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// fn summed<S: Src<f32, Tp, Host>>(tp: &Group<Tp, Host>, source: S) -> Result<Vec<f32>> {
+///     let mut sum = symm!(group = tp, { tp.empty(2)? })?;
+///     tp.all_reduce(source, &mut sum, ReduceOp::Sum)?;
+///     sum.to_vec()
+/// }
+/// let x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0])? })?;
+/// assert_eq!(summed(&tp, x.view(0..2)?)?, [2.0, 4.0]);
+/// assert_eq!(summed(&tp, plain(&x))?, [2.0, 4.0]);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
+///
 /// Sealed. A buffer of another group is not one:
 ///
 /// ```compile_fail,E0277
@@ -326,6 +343,23 @@ pub trait Src<T, G, B: Backend>: IntoOperand<B> {}
 
 /// What a collective of group `G` writes: `&mut SymmBuf`, a [`SymmViewMut`], a [`SharedMut`], or
 /// [`plain_mut`](crate::plain_mut) memory. Sealed, like [`Src`].
+///
+/// ```
+/// # use symm_core::{Dst, Group, Host, ReduceOp, Result, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// fn sum_into<D: Dst<f32, Tp, Host>>(tp: &Group<Tp, Host>, to: D) -> Result<()> {
+///     let ones = symm!(group = tp, { tp.from_slice(&[1.0f32, 1.0])? })?;
+///     tp.all_reduce(&ones, to, ReduceOp::Sum).map(drop)
+/// }
+/// let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+/// sum_into(&tp, x.view_mut(2..4)?)?;
+/// assert_eq!(x.to_vec()?, [0.0, 0.0, 2.0, 2.0]);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written by a collective of group `{G}`",
     label = "not a `&mut SymmBuf<{T}, {G}, _>`, a mutable view of one, or `plain_mut(..)`",

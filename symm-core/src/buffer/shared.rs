@@ -89,16 +89,56 @@ impl<T: Element, G: GroupTag, B: Backend> Shared<T, G, B> {
     }
 
     /// The stream on which it was allocated.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<f32>(8)? })?.share()?;
+    /// assert_eq!(format!("{:?}", x.stream()), format!("{:?}", world.stream()));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn stream(&self) -> &B::Stream {
         self.memory.stream()
     }
 
     /// Where it lies in its arena: the same on all ranks of the group. `None` for ordinary memory.
+    ///
+    /// ```
+    /// # use symm_core::{Host, Position, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<f32>(8)? })?.share()?;
+    /// assert_eq!(x.position(), Some(Position { segment: 0, offset: 0 }));
+    /// let off = symm!(group = tp, when = false, { tp.empty::<f32>(8)? })?.share()?;
+    /// assert_eq!(off.position(), None); // the scope was switched off
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn position(&self) -> Option<Position> {
         self.memory.place().map(|place| place.block.position)
     }
 
     /// Whether it lies in an arena, that is in memory from `ncclMemAlloc`.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<f32>(8)? })?.share()?;
+    /// assert!(x.is_symmetric());
+    /// let off = symm!(group = tp, when = false, { tp.empty::<f32>(8)? })?.share()?;
+    /// assert!(!off.is_symmetric());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn is_symmetric(&self) -> bool {
         self.memory.place().is_some()
     }
@@ -150,8 +190,23 @@ impl<T: Element, G: GroupTag, B: Backend> Shared<T, G, B> {
 
     /// A copy of the elements. Waits for the writes to this memory, not for other work.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0])? })?.share()?;
+    /// let there = std::thread::scope(|threads| threads.spawn(|| x.to_vec()).join());
+    /// assert_eq!(there.expect("no panic")?, [1.0, 2.0]); // on another thread
+    /// assert_eq!(x.to_vec()?, [1.0, 2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::InCapture`]; those of the backend.
+    /// [`Error::InCapture`]; [`Error::Poisoned`], also where the world failed during the wait; those
+    /// of the backend.
     pub fn to_vec(&self) -> Result<Vec<T>> {
         self.view(0..self.len)?.to_vec()
     }
@@ -185,6 +240,21 @@ impl<T: Element, G: GroupTag, B: Backend> Shared<T, G, B> {
     }
 
     /// The same buffer, of a group that is chosen at run time.
+    ///
+    /// ```
+    /// # use symm_core::{Dyn, Host, ReduceOp, Shared, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.from_slice(&[1.0f32])? })?.share()?;
+    /// let any: Shared<f32, Dyn, Host> = x.erase();
+    /// let mut sum = symm!(group = tp, { tp.empty::<f32>(1)? })?.erase();
+    /// tp.clone().erase().all_reduce(&any, &mut sum, ReduceOp::Sum)?;
+    /// assert_eq!(sum.to_vec()?, [2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn erase(self) -> Shared<T, Dyn, B> {
         Shared::new(self.memory, self.len)
     }
@@ -259,7 +329,21 @@ impl<'a, T: Element, G: GroupTag, B: Backend> SharedView<'a, T, G, B> {
         (self.memory, self.range.clone())
     }
 
-    /// A part of the view.
+    /// A part of the view; `range` counts from the view's start.
+    ///
+    /// ```
+    /// # use symm_core::{Error, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0, 3.0, 4.0])? })?.share()?;
+    /// let tail = x.view(1..4)?;
+    /// assert_eq!(tail.view(1..3)?.to_vec()?, [3.0, 4.0]); // counted from where the view starts
+    /// assert!(matches!(tail.view(0..4), Err(Error::Range { end: 4, len: 3, .. })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Range`].
@@ -273,8 +357,21 @@ impl<'a, T: Element, G: GroupTag, B: Backend> SharedView<'a, T, G, B> {
 
     /// A copy of the elements. Waits for the writes to this memory.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0, 3.0])? })?.share()?;
+    /// assert_eq!(x.view(1..2)?.to_vec()?, [2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::InCapture`]; those of the backend.
+    /// [`Error::InCapture`]; [`Error::Poisoned`], also where the world failed during the wait; those
+    /// of the backend.
     pub fn to_vec(&self) -> Result<Vec<T>> {
         let mut elements = vec![T::default(); self.range.len()];
         self.memory
@@ -327,14 +424,28 @@ impl<'a, T: Element, G: GroupTag, B: Backend> SharedMut<'a, T, G, B> {
 
     /// Overwrites the elements with `data`, in stream order; `data` may be changed at once.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.zeros::<f32>(2)? })?.share()?;
+    /// let mut alone = x.get_mut().expect("the only clone");
+    /// assert!(alone.copy_from_slice(&[1.0]).is_err()); // two are needed
+    /// alone.copy_from_slice(&[1.0, 2.0])?;
+    /// assert_eq!(x.to_vec()?, [1.0, 2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Range`] unless the lengths are equal; [`Error::InCapture`].
+    /// [`Error::CopyLength`] unless the lengths are equal; [`Error::InCapture`].
     pub fn copy_from_slice(&mut self, data: &[T]) -> Result<()> {
         if data.len() != self.len {
-            return Err(Error::Range {
-                start: 0,
-                end: data.len(),
-                len: self.len,
+            return Err(Error::CopyLength {
+                got: data.len(),
+                expected: self.len,
             });
         }
         self.memory.upload(as_bytes(data))
@@ -343,14 +454,41 @@ impl<'a, T: Element, G: GroupTag, B: Backend> SharedMut<'a, T, G, B> {
     /// Overwrites the elements with those of `src`, memory of any place on this rank's device, in
     /// stream order.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World, groups, plain, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let new: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// let mut x = symm!(group = tp, { tp.zeros::<f32>(2)? })?.share()?;
+    /// x.get_mut().expect("the only clone").copy_from(plain(&new))?;
+    /// assert_eq!(x.to_vec()?, [1.0, 2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Range`] unless the lengths are equal; [`Error::WrongDevice`], [`Error::InCapture`].
+    /// [`Error::CopyLength`] unless the lengths are equal; [`Error::WrongDevice`], [`Error::InCapture`].
     pub fn copy_from(&mut self, src: Plain<'_, T, B>) -> Result<()> {
         let (memory, range) = self.parts();
         operand::copy(Operand::shared::<T>(memory, range, false), src.operand)
     }
 
     /// Overwrites the elements with zeros, in stream order.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0])? })?.share()?;
+    /// x.get_mut().expect("the only clone").fill_zero()?;
+    /// assert_eq!(x.to_vec()?, [0.0, 0.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::InCapture`]; those of the backend.
@@ -363,22 +501,76 @@ macro_rules! shared_accessors {
     ($($name:literal: $type:ty),* $(,)?) => { $(
         impl<T: Element, G: GroupTag, B: Backend> $type {
             /// Elements.
+            ///
+            /// ```
+            /// # use symm_core::{Host, World, groups, symm};
+            /// # groups! { pub Tp = "tp"; }
+            /// # World::<Host>::run(1, |world| {
+            /// # let tp = world.split::<Tp>(0, 0)?;
+            /// let mut x = symm!(group = tp, { tp.zeros::<f32>(8)? })?.share()?;
+            /// assert_eq!((x.len(), x.view(2..5)?.len()), (8, 3));
+            /// assert_eq!(x.get_mut().map(|alone| alone.len()), Some(8));
+            /// # Ok(())
+            /// # })?;
+            /// # Ok::<(), symm_core::Error>(())
+            /// ```
             pub fn len(&self) -> usize {
                 self.parts().1.len()
             }
 
             /// Whether it has no elements.
+            ///
+            /// ```
+            /// # use symm_core::{Host, World, groups, symm};
+            /// # groups! { pub Tp = "tp"; }
+            /// # World::<Host>::run(1, |world| {
+            /// # let tp = world.split::<Tp>(0, 0)?;
+            /// let mut x = symm!(group = tp, { tp.zeros::<f32>(8)? })?.share()?;
+            /// assert!(!x.is_empty() && x.view(3..3)?.is_empty());
+            /// assert_eq!(x.get_mut().map(|alone| alone.is_empty()), Some(false));
+            /// # Ok(())
+            /// # })?;
+            /// # Ok::<(), symm_core::Error>(())
+            /// ```
             pub fn is_empty(&self) -> bool {
                 self.len() == 0
             }
 
             /// Bytes of its elements.
+            ///
+            /// ```
+            /// # use symm_core::{Host, World, groups, symm};
+            /// # groups! { pub Tp = "tp"; }
+            /// # World::<Host>::run(1, |world| {
+            /// # let tp = world.split::<Tp>(0, 0)?;
+            /// let mut x = symm!(group = tp, { tp.zeros::<f32>(8)? })?.share()?;
+            /// assert_eq!((x.num_bytes(), x.view(2..5)?.num_bytes()), (32, 12));
+            /// assert_eq!(x.get_mut().map(|alone| alone.num_bytes()), Some(32));
+            /// # Ok(())
+            /// # })?;
+            /// # Ok::<(), symm_core::Error>(())
+            /// ```
             pub fn num_bytes(&self) -> usize {
                 self.len() * size_of::<T>()
             }
 
-            /// Its address on the rank's device. Work that uses the address directly is not ordered
-            /// with other streams by this crate.
+            /// The address of its first element on the rank's device; on the host backend a virtual
+            /// one. Work that uses the address directly is not ordered with other streams by this
+            /// crate.
+            ///
+            /// ```
+            /// # use symm_core::{Host, World, groups, symm};
+            /// # groups! { pub Tp = "tp"; }
+            /// # World::<Host>::run(1, |world| {
+            /// # let tp = world.split::<Tp>(0, 0)?;
+            /// let mut x = symm!(group = tp, { tp.zeros::<f32>(8)? })?.share()?;
+            /// let start = x.address();
+            /// assert_eq!(x.view(2..5)?.address(), start + 8); // in bytes
+            /// assert_eq!(x.get_mut().map(|alone| alone.address()), Some(start));
+            /// # Ok(())
+            /// # })?;
+            /// # Ok::<(), symm_core::Error>(())
+            /// ```
             pub fn address(&self) -> u64 {
                 let (memory, range) = self.parts();
                 memory.addr() + (range.start * size_of::<T>()) as u64

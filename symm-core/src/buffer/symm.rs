@@ -94,9 +94,24 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     /// `len` is the same on all ranks of the group; [`empty_padded`](SymmBuf::empty_padded) is for
     /// lengths that differ.
     ///
+    /// ```
+    /// # use symm_core::{Error, Host, SymmBuf, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let outside = SymmBuf::<f32, Tp, Host>::empty(8);
+    /// assert!(matches!(outside, Err(Error::NoScope { group: "tp" })));
+    /// let x: SymmBuf<f32, Tp, Host> = symm!(group = tp, { SymmBuf::empty(8)? })?;
+    /// assert_eq!((x.len(), x.is_symmetric()), (8, true));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::NoScope`] without such a scope; [`Error::OutOfMemory`], [`Error::BudgetExceeded`],
-    /// [`Error::Sealed`], [`Error::TooLarge`].
+    /// [`Error::NoScope`] without such a scope; [`Error::WrongBackend`] where the open scopes are of
+    /// another backend; [`Error::OutOfMemory`], [`Error::BudgetExceeded`], [`Error::Sealed`],
+    /// [`Error::TooLarge`]; [`Error::CaptureMiss`] in a capture.
     #[track_caller]
     pub fn empty(len: usize) -> Result<Self> {
         let (group, enabled) = routing::scope_of::<G, B>()?;
@@ -104,6 +119,18 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     }
 
     /// A buffer of zeros.
+    ///
+    /// ```
+    /// # use symm_core::{Host, SymmBuf, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x: SymmBuf<f32, Tp, Host> = symm!(group = tp, { SymmBuf::zeros(3)? })?;
+    /// assert_eq!(x.to_vec()?, [0.0; 3]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`empty`](SymmBuf::empty).
@@ -114,8 +141,22 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
 
     /// A buffer with a copy of `data`, whose length is the same on all ranks.
     ///
+    /// ```
+    /// # use symm_core::{Host, ReduceOp, SymmBuf, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mine = [world.rank() as f32; 2]; // the values may differ by rank, the length not
+    /// let mut x: SymmBuf<f32, Tp, Host> = symm!(group = tp, { SymmBuf::from_slice(&mine)? })?;
+    /// tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    /// assert_eq!(x.to_vec()?, [1.0, 1.0]); // 0 of rank 0 and 1 of rank 1
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// As for [`empty`](SymmBuf::empty).
+    /// As for [`empty`](SymmBuf::empty) and [`copy_from_slice`](SymmBuf::copy_from_slice).
     #[track_caller]
     pub fn from_slice(data: &[T]) -> Result<Self> {
         Self::empty(data.len())?.filled(data)
@@ -156,8 +197,23 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
 
     /// Overwrites the elements with `data`, in stream order; `data` may be changed at once.
     ///
+    /// ```
+    /// # use symm_core::{Error, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.empty::<f32>(2)? })?;
+    /// x.copy_from_slice(&[1.0, 2.0])?;
+    /// assert_eq!(x.to_vec()?, [1.0, 2.0]);
+    /// assert!(matches!(x.copy_from_slice(&[1.0; 3]), Err(Error::CopyLength { got: 3, expected: 2 })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Range`] unless the lengths are equal.
+    /// [`Error::CopyLength`] unless the lengths are equal; [`Error::InCapture`], because replays would read
+    /// `data` when it is gone; [`Error::Poisoned`]; those of the backend.
     pub fn copy_from_slice(&mut self, data: &[T]) -> Result<()> {
         self.buf.copy_from_slice(data)
     }
@@ -165,41 +221,135 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     /// Overwrites the elements with those of `src`, memory of any place on this rank's device, in
     /// stream order.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World, groups, plain, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let ordinary: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// let mut x = symm!(group = tp, { tp.empty::<f32>(2)? })?;
+    /// x.copy_from(plain(&ordinary))?;
+    /// assert_eq!(x.to_vec()?, [1.0, 2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Range`] unless the lengths are equal; [`Error::Overlap`]; [`Error::WrongDevice`].
+    /// [`Error::CopyLength`] unless the lengths are equal; [`Error::Overlap`]; [`Error::WrongDevice`];
+    /// [`Error::CaptureForeign`]; [`Error::Poisoned`]; those of the backend.
     pub fn copy_from(&mut self, src: Plain<'_, T, B>) -> Result<()> {
         self.buf.copy_from(src)
     }
 
     /// Overwrites the elements with zeros, in stream order.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0])? })?;
+    /// x.fill_zero()?;
+    /// assert_eq!(x.to_vec()?, [0.0, 0.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// Those of the backend.
+    /// [`Error::Poisoned`]; those of the backend.
     pub fn fill_zero(&mut self) -> Result<()> {
         self.buf.fill_zero()
     }
 
     /// Elements.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<f32>(8)? })?;
+    /// assert_eq!(x.len(), 8);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.buf.len()
     }
 
     /// Whether it has no elements.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let (one, none) = symm!(group = tp, { (tp.empty::<f32>(1)?, tp.empty::<f32>(0)?) })?;
+    /// assert!(!one.is_empty() && none.is_empty());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.buf.is_empty()
     }
 
     /// Bytes of its elements.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, bf16, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<bf16>(8)? })?;
+    /// assert_eq!(x.num_bytes(), 16);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn num_bytes(&self) -> usize {
         self.buf.num_bytes()
     }
 
     /// The stream on which it was allocated.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let side = world.new_stream()?;
+    /// let guard = world.on_stream(&side)?;
+    /// let x = symm!(group = tp, { tp.empty::<f32>(8)? })?;
+    /// guard.end()?;
+    /// assert_eq!(format!("{:?}", x.stream()), format!("{side:?}"));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn stream(&self) -> &B::Stream {
         self.buf.stream()
     }
 
     /// The elements `range`, to be read.
+    ///
+    /// ```
+    /// # use symm_core::{Error, Host, ReduceOp, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0, 3.0])? })?;
+    /// let mut sum = symm!(group = tp, { tp.empty::<f32>(2)? })?;
+    /// tp.all_reduce(x.view(1..3)?, &mut sum, ReduceOp::Sum)?;
+    /// assert_eq!(sum.to_vec()?, [4.0, 6.0]);
+    /// assert!(matches!(x.view(2..4), Err(Error::Range { end: 4, len: 3, .. })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Range`].
@@ -209,6 +359,19 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
 
     /// The elements `range`, to be written.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+    /// x.view_mut(1..3)?.copy_from_slice(&[1.0, 2.0])?;
+    /// assert_eq!(x.to_vec()?, [0.0, 1.0, 2.0, 0.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Range`].
     pub fn view_mut(&mut self, range: Range<usize>) -> Result<SymmViewMut<'_, T, G, B>> {
@@ -217,6 +380,21 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     }
 
     /// Two disjoint views: the elements before `mid`, and those from `mid` on.
+    ///
+    /// ```
+    /// # use symm_core::{Host, ReduceOp, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0, 0.0, 0.0])? })?;
+    /// let (input, mut sum) = x.split_at_mut(2)?;
+    /// tp.all_reduce(input.as_view(), &mut sum, ReduceOp::Sum)?; // from one half to the other
+    /// assert_eq!(x.to_vec()?, [1.0, 2.0, 2.0, 4.0]);
+    /// assert!(x.split_at_mut(5).is_err());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Range`] if `mid` is more than the length.
@@ -286,11 +464,40 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
     }
 
     /// The same buffer, of a group that is chosen at run time.
+    ///
+    /// ```
+    /// # use symm_core::{Dyn, Group, Host, ReduceOp, SymmBuf, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.from_slice(&[1.0f32])? })?;
+    /// let mut any: SymmBuf<f32, Dyn, Host> = x.erase();
+    /// let group: Group<Dyn, Host> = tp.clone().erase();
+    /// group.all_reduce_in_place(&mut any, ReduceOp::Sum)?; // that it is its group is checked now
+    /// assert_eq!(any.to_vec()?, [2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn erase(self) -> SymmBuf<T, Dyn, B> {
         SymmBuf::wrap(self.buf)
     }
 
     /// The same memory without the group in its type.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.from_slice(&[1.0f32, 2.0])? })?;
+    /// let position = x.position();
+    /// let buf: Buf<f32, Host> = x.into_buf();
+    /// assert_eq!((buf.position(), buf.to_vec()?), (position, vec![1.0, 2.0]));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn into_buf(self) -> Buf<T, B> {
         self.buf
     }
@@ -298,6 +505,21 @@ impl<T: Element, G: GroupTag, B: Backend> SymmBuf<T, G, B> {
 
 impl<T: Element, B: Backend> SymmBuf<T, Dyn, B> {
     /// The same buffer with its group's tag, if that is `G`.
+    ///
+    /// ```
+    /// # use symm_core::{Dyn, Error, Host, SymmBuf, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; pub Cp = "cp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let any: SymmBuf<f32, Dyn, Host> = symm!(group = tp, { tp.empty(4)? })?.erase();
+    /// let (any, error) = any.downcast::<Cp>().unwrap_err(); // it comes back
+    /// assert!(matches!(error, Error::GroupMismatch { .. }));
+    /// let x: SymmBuf<f32, Tp, Host> = any.downcast()?;
+    /// assert_eq!(x.len(), 4);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The buffer comes back with [`Error::GroupMismatch`].
@@ -332,6 +554,21 @@ impl<T: Element, G: GroupTag, B: Backend> fmt::Debug for SymmBuf<T, G, B> {
 
 /// Where a buffer lies in its group's symmetric window, for kernels that use NCCL's device API or
 /// load and store to peers.
+///
+/// ```
+/// # use symm_core::{Host, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let (first, second) = symm!(group = tp, { (tp.empty::<f32>(8)?, tp.empty::<f32>(8)?) })?;
+/// let a = first.window()?.expect("registered when the scope closed");
+/// let b = second.window()?.expect("registered when the scope closed");
+/// assert_eq!(a.handle, b.handle); // two blocks of one window
+/// assert_eq!((a.offset, b.offset), (0, 512));
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WindowRef<'a, B: Backend> {
@@ -354,6 +591,21 @@ impl<'a, B: Backend> WindowRef<'a, B> {
 
     /// The address at which this rank reaches the buffer of the group's rank `peer`; `None` where
     /// NCCL does not give it (before 2.29.2, or a peer that loads and stores do not reach).
+    ///
+    /// ```
+    /// # use symm_core::{Error, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<f32>(8)? })?;
+    /// let window = x.window()?.expect("registered when the scope closed");
+    /// assert_eq!(window.peer(tp.rank())?, Some(x.address()));
+    /// assert_ne!(window.peer(1 - tp.rank())?, Some(x.address())); // where the other rank's buffer is
+    /// assert!(matches!(window.peer(2), Err(Error::NoSuchRank { rank: 2, size: 2, .. })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::NoSuchRank`].

@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::group::agree;
 use crate::group::core::GroupCore;
-use crate::group::path::Path;
+use crate::group::path::{Path, Reason};
 use crate::pool::placement::Position;
 use crate::rendezvous::Topic;
 use crate::site::Site;
@@ -39,7 +39,7 @@ pub(crate) fn of_call(call: &CapturedCall) -> Words {
     let name = name.fold(0, |word, byte| word << 8 | u64::from(byte));
     // As far as ranks have to take the same.
     let path = match call.path {
-        Path::Plain(_) if call.path.is_on_twin() => 2,
+        Path::Plain(Reason::Faster) => 2,
         Path::Plain(_) => 0,
         Path::Symmetric => 1,
     };

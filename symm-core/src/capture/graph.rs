@@ -60,6 +60,7 @@ use crate::trace;
 pub struct Graph<O, B: Backend = Cuda> {
     output: O,
     core: GraphCore<B>,
+    stream: B::Stream,
 }
 
 /// What a graph owns; without a graph, what a capture came to own before it failed.
@@ -98,14 +99,35 @@ pub(crate) struct Owned<B: Backend> {
 }
 
 impl<O, B: Backend> Graph<O, B> {
-    pub(crate) fn new(core: GraphCore<B>, output: O) -> Self {
-        Self { output, core }
+    pub(crate) fn new(core: GraphCore<B>, output: O, stream: B::Stream) -> Self {
+        Self {
+            output,
+            core,
+            stream,
+        }
     }
 
     /// Enqueues the captured work on the stream that was captured, behind the pool's earlier
     /// launches and the uses of the graph's buffers on other streams. All ranks of the graph's
     /// groups launch it at the same point; ranks that launch different graphs are told, and nothing
     /// hangs.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, World, host, plain_mut};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let mut count: Buf<f32, Host> = Buf::zeros(1)?;
+    /// let mut graph = graphs.capture(world.stream(), |_pass| {
+    ///     host::launch([], [plain_mut(&mut count)], |[], [count]| count[0] += 1.0)
+    /// })?;
+    /// assert_eq!(count.to_vec()?, [1.0]); // the prime's
+    /// graph.launch()?;
+    /// graph.launch()?;
+    /// assert_eq!(count.to_vec()?, [3.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Poisoned`], [`Error::RanksDiffer`], [`Error::InCapture`]; [`Error::StaleGraph`] when
@@ -138,22 +160,90 @@ impl<O, B: Backend> Graph<O, B> {
 
     /// What the step returned. Its buffers hold what the last launch wrote, and nothing defined
     /// before the first.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, Result, World, plain};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let x: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// let mut graph = graphs.capture(world.stream(), |_pass| -> Result<_> {
+    ///     let mut copy: Buf<f32, Host> = Buf::empty(2)?;
+    ///     copy.copy_from(plain(&x))?;
+    ///     Ok(copy)
+    /// })?;
+    /// graph.launch()?;
+    /// assert_eq!(graph.output().to_vec()?, [1.0, 2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn output(&self) -> &O {
         &self.output
     }
 
     /// The same, to write to: also a step's inputs may be among what it returned.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, Result, World, plain};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let mut graph = graphs.capture(world.stream(), |_pass| -> Result<_> {
+    ///     let input: Buf<f32, Host> = Buf::empty(2)?;
+    ///     let mut output: Buf<f32, Host> = Buf::empty(2)?;
+    ///     output.copy_from(plain(&input))?;
+    ///     Ok((input, output))
+    /// })?;
+    /// graph.output_mut().0.copy_from_slice(&[1.0, 2.0])?;
+    /// graph.launch()?;
+    /// assert_eq!(graph.output().1.to_vec()?, [1.0, 2.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn output_mut(&mut self) -> &mut O {
         &mut self.output
     }
 
     /// Ends the graph and returns what the step returned; its buffers keep their contents.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, Result, World, plain};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let x: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// let mut graph = graphs.capture(world.stream(), |_pass| -> Result<_> {
+    ///     let mut copy: Buf<f32, Host> = Buf::empty(2)?;
+    ///     copy.copy_from(plain(&x))?;
+    ///     Ok(copy)
+    /// })?;
+    /// graph.launch()?;
+    /// let copy: Buf<f32, Host> = graph.into_output();
+    /// assert_eq!((copy.to_vec()?, graphs.stats().graphs), (vec![1.0, 2.0], 0));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn into_output(self) -> O {
         self.output
     }
 
     /// Has the graph keep a value as long as it lives: a module whose kernels were captured, memory
     /// that captured work uses by its address. It is dropped on another thread, behind the graph.
+    ///
+    /// ```
+    /// # use symm_core::{GraphPool, Host, Result, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// use std::sync::Arc;
+    ///
+    /// let module = Arc::new("a module of kernels");
+    /// let mut graph = graphs.capture(world.stream(), |_pass| -> Result<()> { Ok(()) })?;
+    /// graph.keep(Arc::clone(&module));
+    /// assert_eq!(Arc::strong_count(&module), 2);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn keep(&mut self, value: impl Any + Send) {
         if let Some(owned) = &mut self.core.owned {
             owned.kept.push(Box::new(value));
@@ -162,16 +252,41 @@ impl<O, B: Backend> Graph<O, B> {
 
     /// The stream on which it is launched.
     ///
-    /// # Errors
-    /// Never while the graph is alive.
-    pub fn stream(&self) -> Result<&B::Stream> {
-        Ok(&self.core.owned()?.holder.stream)
+    /// ```
+    /// # use symm_core::{GraphPool, Host, Result, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let side = world.new_stream()?;
+    /// let graph = graphs.capture(&side, |_pass| -> Result<()> { Ok(()) })?;
+    /// assert_eq!(format!("{:?}", graph.stream()), format!("{side:?}"));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
+    pub fn stream(&self) -> &B::Stream {
+        &self.stream
     }
 
-    /// What the graph holds.
+    /// What the graph holds now. The list of nodes is empty where the backend could not list them.
     ///
-    /// # Errors
-    /// Those of the backend when it lists the nodes are left out: the list is empty then.
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, Result, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let mut x: Buf<f32, Host> = Buf::zeros(128)?;
+    /// let mut graph = graphs.capture(world.stream(), |_pass| -> Result<_> {
+    ///     x.fill_zero()?;
+    ///     Buf::<f32, Host>::zeros(128)
+    /// })?;
+    /// graph.launch()?;
+    /// let stats = graph.stats();
+    /// assert_eq!(stats.nodes, ["zero", "zero"]);
+    /// assert_eq!((stats.leases, stats.owned_bytes, stats.launches), (1, 512, 1));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn stats(&self) -> GraphStats {
         let Some(owned) = &self.core.owned else {
             return GraphStats::default();

@@ -30,7 +30,24 @@ use crate::trace;
 /// recorded instead of executed, and its allocations come from the pool. Dropping it discards what
 /// was recorded, on every path.
 ///
-/// See [`Prime`](crate::Prime) for an example.
+/// [`Prime`](crate::Prime) has an example of both passes; this is the second one alone, of a step
+/// that allocates nothing:
+///
+/// ```
+/// # use symm_core::{Buf, Capture, GraphPool, Host, Need, World};
+/// # World::<Host>::run(1, |world| {
+/// # let graphs = GraphPool::new(world.pool());
+/// let mut x: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+/// let capture = Capture::begin(&graphs, &Need::new(), world.stream())?;
+/// x.fill_zero()?; // recorded
+/// let mut graph = capture.end(())?;
+/// assert_eq!(x.to_vec()?, [1.0, 2.0]); // nothing has run
+/// graph.launch()?;
+/// assert_eq!(x.to_vec()?, [0.0, 0.0]);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[must_use = "dropping a capture discards it: end() it"]
 pub struct Capture<B: Backend = Cuda> {
     pool: Rc<PoolState<B>>,
@@ -44,6 +61,23 @@ pub struct Capture<B: Backend = Cuda> {
 
 impl<B: Backend> Capture<B> {
     /// Makes room for `need`, agrees on it with the peers of its groups, and begins to record.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Capture, Error, GraphPool, Host, Need, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let need = Need::new().plain(512);
+    /// let capture = Capture::begin(&graphs, &need, world.stream())?;
+    /// assert_eq!(graphs.stats().arenas[0].segments, 1); // room for `need`
+    /// let inside = Capture::begin(&graphs, &need, world.stream());
+    /// assert!(matches!(inside, Err(Error::InCapture { .. })));
+    /// let y: Buf<f32, Host> = Buf::empty(128)?;
+    /// let graph = capture.end(y)?;
+    /// assert_eq!(graph.stats().owned_bytes, 512);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`GraphPool::reserve`]; [`Error::InCapture`](crate::Error::InCapture) inside another
@@ -85,12 +119,45 @@ impl<B: Backend> Capture<B> {
 
     /// Has the graph keep a value as long as it lives: a module whose kernels were captured, memory
     /// that captured work uses by its address.
+    ///
+    /// ```
+    /// # use symm_core::{Capture, GraphPool, Host, Need, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// use std::sync::Arc;
+    ///
+    /// let module = Arc::new("a module of kernels");
+    /// let capture = Capture::begin(&graphs, &Need::new(), world.stream())?;
+    /// capture.keep(Arc::clone(&module));
+    /// let graph = capture.end(())?;
+    /// assert_eq!(Arc::strong_count(&module), 2); // the graph has it now
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn keep(&self, value: impl Any + Send) {
         self.active.keep_value(Box::new(value));
     }
 
     /// Ends the capture, compares it with those of the peers, and returns the graph with what the
     /// step made.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Capture, Error, GraphPool, Host, Need, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let x: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// let capture = Capture::begin(&graphs, &Need::new(), world.stream())?;
+    /// assert!(x.to_vec().is_err()); // nothing has run that could be read
+    /// let ended = capture.end(()); // the same error, which the step let pass
+    /// assert!(matches!(ended, Err(Error::InCapture { what: "reading a buffer", .. })));
+    ///
+    /// let capture = Capture::begin(&graphs, &Need::new(), world.stream())?;
+    /// capture.end(())?.launch()?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The first error of the step, whether it was returned or not;
@@ -100,10 +167,11 @@ impl<B: Backend> Capture<B> {
     /// `output` is dropped.
     pub fn end<O>(self, output: O) -> Result<Graph<O, B>> {
         let (rank, site, began) = (self.pool.rank.seat.rank, self.active.site, self.began);
+        let stream = self.active.stream.clone();
         match self.finish() {
             Ok(core) => {
                 core.tell(began.elapsed());
-                Ok(Graph::new(core, output))
+                Ok(Graph::new(core, output, stream))
             }
             Err(error) => {
                 trace::discarded(rank, &error, site);

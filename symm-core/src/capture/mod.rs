@@ -38,6 +38,21 @@ pub use prime::Prime;
 pub use stats::{CapturedCall, GraphArenaStats, GraphPoolStats, GraphStats};
 
 /// Which run of a step it is.
+///
+/// ```
+/// # use symm_core::{GraphPool, Host, Pass, Result, World};
+/// # World::<Host>::run(1, |world| {
+/// # let graphs = GraphPool::new(world.pool());
+/// let mut passes = Vec::new();
+/// graphs.capture(world.stream(), |pass| -> Result<()> {
+///     passes.push(pass);
+///     Ok(())
+/// })?;
+/// assert_eq!(passes, [Pass::Prime, Pass::Capture]);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pass {
     /// The step is executed, to learn what it needs. What it changes stays changed: a position in

@@ -199,6 +199,19 @@ pub struct Need<B: Backend> {
 
 impl<B: Backend> Need<B> {
     /// Nothing.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, Need, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let mut x: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// let need = Need::new(); // a step that allocates nothing, in no group
+    /// graphs.capture_reserved(&need, world.stream(), |_pass| x.fill_zero())?.launch()?;
+    /// assert_eq!((need.bytes(), x.to_vec()?), (0, vec![0.0, 0.0]));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     #[allow(clippy::new_without_default)] // the backend would have to be named as often
     pub fn new() -> Self {
         Self {
@@ -207,14 +220,46 @@ impl<B: Backend> Need<B> {
         }
     }
 
-    /// Adds `bytes` in one piece for memory outside scopes.
+    /// Adds `bytes` in one piece, rounded up to a multiple of 512, for memory outside scopes.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Error, GraphPool, Host, Need, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let need = Need::new().plain(1000);
+    /// assert_eq!(need.bytes(), 1024); // in blocks of 512
+    /// let step = |_pass| Buf::<u8, Host>::zeros(1000);
+    /// assert!(graphs.capture_reserved(&need, world.stream(), step).is_ok());
+    /// let without = GraphPool::new(world.pool()).capture_reserved(&Need::new(), world.stream(), step);
+    /// assert!(matches!(without, Err(Error::CaptureMiss { need: 1024, have: 0, .. })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     #[must_use]
     pub fn plain(mut self, bytes: u64) -> Self {
         self.add(Place::Private, bytes);
         self
     }
 
-    /// Adds `bytes` in one piece for the group's scopes. Ranks of the group say the same.
+    /// Adds `bytes` in one piece, rounded up to a multiple of 512, for the group's scopes. Ranks of the
+    /// group say the same.
+    ///
+    /// ```
+    /// # use symm_core::{GraphPool, Host, Need, Result, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let need = Need::new().group(&tp, 1 << 20);
+    /// let graph = graphs.capture_reserved(&need, world.stream(), |_pass| -> Result<_> {
+    ///     symm!(group = tp, { tp.zeros::<u8>(1 << 20)? })
+    /// })?;
+    /// assert_eq!((graph.output().len(), tp.windows()), (1 << 20, 1)); // registered before the capture
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     #[must_use]
     pub fn group<G: GroupTag>(mut self, group: &Group<G, B>, bytes: u64) -> Self {
         self.uses(group.core());
@@ -223,6 +268,22 @@ impl<B: Backend> Need<B> {
     }
 
     /// Bytes in all: the most that the prime had at a time, or what was said.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, Need, Prime, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let said = Need::<Host>::new().plain(512).plain(2048);
+    /// assert_eq!(said.bytes(), 2560);
+    ///
+    /// let prime = Prime::begin(&graphs, world.stream())?;
+    /// drop(Buf::<u8, Host>::empty(512)?);
+    /// drop(Buf::<u8, Host>::empty(2048)?);
+    /// assert_eq!(prime.end()?.bytes(), 2048); // never both at a time
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn bytes(&self) -> u64 {
         let parts = self.parts.iter();
         parts

@@ -79,11 +79,35 @@ pub(crate) struct PoolState<B: Backend> {
 
 impl<B: Backend> GraphPool<B> {
     /// A pool with the default settings.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let graphs = GraphPool::new(world.pool());
+    /// let graph = graphs.capture(world.stream(), |_pass| Buf::<f32, Host>::zeros(4))?;
+    /// assert_eq!(graphs.stats().graphs, 1);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn new(pool: &Pool<B>) -> Self {
         Self::start(pool, GraphOptions::default())
     }
 
     /// A pool with these settings.
+    ///
+    /// ```
+    /// # use symm_core::{CaptureMode, Error, GraphOptions, GraphPool, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let growing = GraphOptions::default().growth(true);
+    /// let graphs = GraphPool::with(world.pool(), growing)?;
+    /// assert_eq!(graphs.stats().graphs, 0);
+    /// let global = GraphPool::with(world.pool(), GraphOptions::default().mode(CaptureMode::Global));
+    /// assert!(matches!(global, Err(Error::Config { .. })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Config`] for [`CaptureMode::Global`].
@@ -123,6 +147,26 @@ impl<B: Backend> GraphPool<B> {
     /// - work on other streams of [`World::on_stream`](crate::World::on_stream) is captured too;
     /// - reading back, copying from host memory and waiting are refused ([`Error::InCapture`]).
     ///
+    /// ```
+    /// # use symm_core::{GraphPool, Host, Path, ReduceOp, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let mut x = symm!(group = tp, { tp.zeros::<f32>(2)? })?;
+    /// let mut runs = 0;
+    /// let mut step = graphs.capture(world.stream(), |_pass| {
+    ///     runs += 1; // on the host: twice
+    ///     tp.all_reduce_in_place(&mut x, ReduceOp::Sum)
+    /// })?;
+    /// x.copy_from_slice(&[1.0, 2.0])?;
+    /// step.launch()?;
+    /// assert_eq!((runs, step.output(), x.to_vec()?), (2, &Path::Symmetric, vec![2.0, 4.0]));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of the step; [`Error::CaptureMiss`], [`Error::GraphOverlap`], [`Error::RanksDiffer`],
     /// [`Error::PeerFailed`]. The pool is as usable as before.
@@ -146,6 +190,23 @@ impl<B: Backend> GraphPool<B> {
     ///
     /// NCCL sets up what it needs for an operation the first time it sees it, and CUDA loads kernels
     /// when they are first used: run the step's operations once before.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, Need, World, host, plain_mut};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let mut count: Buf<f32, Host> = Buf::zeros(1)?;
+    /// let need = Need::new(); // the step allocates nothing
+    /// let mut graph = graphs.capture_reserved(&need, world.stream(), |_pass| {
+    ///     host::launch([], [plain_mut(&mut count)], |[], [count]| count[0] += 1.0)
+    /// })?;
+    /// assert_eq!(count.to_vec()?, [0.0]); // no prime ran
+    /// graph.launch()?;
+    /// assert_eq!(count.to_vec()?, [1.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`capture`](GraphPool::capture).
@@ -176,6 +237,23 @@ impl<B: Backend> GraphPool<B> {
     /// Makes sure that the pool has what `need` says, registered: captures of that size then find
     /// it. All ranks of the groups call it at the same point.
     ///
+    /// ```
+    /// # use symm_core::{GraphPool, Host, Need, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let need = Need::new().group(&tp, 1 << 20);
+    /// graphs.reserve(&need)?;
+    /// let reserved = graphs.stats().reserved_bytes();
+    /// assert!(reserved >= 1 << 20 && tp.windows() == 1);
+    /// graphs.reserve(&need)?; // it is there already
+    /// assert_eq!(graphs.stats().reserved_bytes(), reserved);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::BudgetExceeded`], [`Error::Sealed`],
     /// [`Error::Registration`]; [`Error::PeerFailed`] when a peer had one of these. Nothing is kept
@@ -192,6 +270,20 @@ impl<B: Backend> GraphPool<B> {
     }
 
     /// What the pool holds now.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let graph = graphs.capture(world.stream(), |_pass| Buf::<f32, Host>::zeros(128))?;
+    /// let stats = graphs.stats();
+    /// assert_eq!((stats.graphs, stats.live_bytes()), (1, 512));
+    /// drop(graph);
+    /// assert_eq!(graphs.stats().graphs, 0);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn stats(&self) -> GraphPoolStats {
         GraphPoolStats {
             graphs: self.state.graphs.get(),

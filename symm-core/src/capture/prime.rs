@@ -60,6 +60,22 @@ pub struct Prime<B: Backend = Cuda> {
 impl<B: Backend> Prime<B> {
     /// Begins the pass, behind what the pool's graphs have done so far.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Error, GraphPool, Host, Prime, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let mut x: Buf<f32, Host> = Buf::from_slice(&[1.0, 2.0])?;
+    /// let prime = Prime::begin(&graphs, world.stream())?;
+    /// x.fill_zero()?; // executed
+    /// let inside = Prime::begin(&graphs, world.stream());
+    /// assert!(matches!(inside, Err(Error::InCapture { .. })));
+    /// prime.end()?;
+    /// assert_eq!(x.to_vec()?, [0.0, 0.0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InCapture`](crate::Error::InCapture) inside another pass;
     /// [`Error::WrongDevice`](crate::Error::WrongDevice) for a stream of another device.
@@ -85,6 +101,20 @@ impl<B: Backend> Prime<B> {
     }
 
     /// Ends the pass, and says what the step needs.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, Need, Prime, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let prime = Prime::begin(&graphs, world.stream())?;
+    /// let y: Buf<f32, Host> = Buf::zeros(128)?;
+    /// let need: Need<Host> = prime.end()?;
+    /// assert_eq!(need.bytes(), 512);
+    /// drop(y); // before a capture with `need`
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::ScopeOrder`](crate::Error::ScopeOrder) where a scope opened in it is still open.

@@ -5,6 +5,22 @@ use std::fmt;
 use crate::group::path::Path;
 
 /// One arena of a graph pool at one moment.
+///
+/// ```
+/// # use symm_core::{GraphPool, Host, Result, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// # let graphs = GraphPool::new(world.pool());
+/// let graph = graphs.capture(world.stream(), |_pass| -> Result<_> {
+///     symm!(group = tp, { tp.zeros::<f32>(128)? })
+/// })?;
+/// let arena = &graphs.stats().arenas[0];
+/// assert_eq!((arena.name.as_str(), arena.segments, arena.live_bytes), (tp.arena(), 1, 512));
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GraphArenaStats {
@@ -44,16 +60,54 @@ pub struct GraphPoolStats {
 
 impl GraphPoolStats {
     /// Bytes of all segments of the pool.
+    ///
+    /// ```
+    /// # use symm_core::{GraphPool, Host, Need, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// graphs.reserve(&Need::new().plain(20 << 20))?;
+    /// assert_eq!(graphs.stats().reserved_bytes(), 20 << 20);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn reserved_bytes(&self) -> u64 {
         self.arenas.iter().map(|arena| arena.reserved_bytes).sum()
     }
 
     /// Bytes that buffers and graphs own for themselves.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let graph = graphs.capture(world.stream(), |_pass| Buf::<f32, Host>::zeros(128))?;
+    /// assert_eq!(graphs.stats().live_bytes(), 512);
+    /// drop(graph);
+    /// assert_eq!(graphs.stats().live_bytes(), 0);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn live_bytes(&self) -> u64 {
         self.arenas.iter().map(|arena| arena.live_bytes).sum()
     }
 
     /// Bytes that graphs share.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, GraphPool, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let graphs = GraphPool::new(world.pool());
+    /// let step = |_pass| Buf::<u8, Host>::zeros(4096).map(drop); // made and freed in the capture
+    /// let first = graphs.capture(world.stream(), step)?;
+    /// let second = graphs.capture(world.stream(), step)?;
+    /// assert_eq!(graphs.stats().shared_bytes(), 4096); // one block for both
+    /// assert_eq!(graphs.stats().live_bytes(), 0);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn shared_bytes(&self) -> u64 {
         self.arenas.iter().map(|arena| arena.shared_bytes).sum()
     }
@@ -73,6 +127,23 @@ impl fmt::Display for GraphPoolStats {
 }
 
 /// A collective in a graph.
+///
+/// ```
+/// # use symm_core::{GraphPool, Host, Path, ReduceOp, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// # let graphs = GraphPool::new(world.pool());
+/// let mut x = symm!(group = tp, { tp.zeros::<f32>(128)? })?;
+/// let step = |_pass| tp.all_reduce_in_place(&mut x, ReduceOp::Sum);
+/// let stats = graphs.capture(world.stream(), step)?.stats();
+/// let call = &stats.calls[0];
+/// assert_eq!((call.operation, call.group.as_str(), call.bytes), ("all_reduce", "tp", 512));
+/// assert_eq!(call.path, Path::Symmetric);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CapturedCall {
@@ -87,6 +158,20 @@ pub struct CapturedCall {
 }
 
 /// A graph at one moment.
+///
+/// ```
+/// # use symm_core::{Buf, GraphPool, Host, World};
+/// # World::<Host>::run(1, |world| {
+/// # let graphs = GraphPool::new(world.pool());
+/// let mut x: Buf<f32, Host> = Buf::zeros(128)?;
+/// let graph = graphs.capture(world.stream(), |_pass| x.fill_zero())?;
+/// let stats = graph.stats();
+/// assert_eq!((stats.nodes.len(), stats.leases, stats.launches), (1, 1, 0));
+/// assert_eq!(stats.to_string(), "1 nodes, 0 collectives, 1 leases, 0 B owned, 0 launches");
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GraphStats {

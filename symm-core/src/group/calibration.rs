@@ -37,6 +37,26 @@ pub struct Calibration {
 }
 
 /// One operation on one size.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use symm_core::{Config, Host, Path, groups, host};
+/// # groups! { pub Tp = "tp"; }
+/// # let folder = std::env::temp_dir().join(format!("symm-doc-point-{}", std::process::id()));
+/// // A machine on which windows take half of the time.
+/// let costs = |call: &host::Launched| if call.symmetric { 10_000 } else { 20_000 };
+/// let options = host::Options::default().costs("fast windows", costs);
+/// let config = Config::<Host>::default().options(options).cache_dir(&folder);
+/// config.run(2, |world| {
+///     let point = &world.split::<Tp>(0, 0)?.calibrate()?.points[0];
+///     let times = [point.windowed, point.twin];
+///     assert_eq!(times, [Duration::from_micros(10), Duration::from_micros(20)]);
+///     assert_eq!((point.operation, point.path), ("all_reduce", Path::Symmetric));
+///     Ok(())
+/// })?;
+/// # let _ = std::fs::remove_dir_all(&folder);
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CalibrationPoint {

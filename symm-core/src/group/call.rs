@@ -65,12 +65,19 @@ pub(crate) fn run<B: Backend>(
         kernels: link.kernels(),
         reads_early: capture.is_some_and(|capture| capture.reads_early(link.version)),
     };
-    // What was measured is one call at a time.
-    let has_twin = checked.calls.len() == 1 && link.has_twin();
+    let exchanges_apart = link.exchanges_apart();
+    // What was measured is one call at a time. Where exchanges are captured on the twin, collectives
+    // are not.
+    let has_twin =
+        checked.calls.len() == 1 && link.has_twin() && !(exchanges_apart && capture.is_some());
+    let apart = exchanges_apart && checked.calls.iter().any(|call| call.op.is_exchange());
     let mut point = Point::default();
     for call in &mut *checked.calls {
         let at = Whereabouts::of(group, call);
         call.choice = choice(group, &link, call, &at, facts, has_twin);
+        if apart {
+            call.choice = call.choice.apart();
+        }
         if agreement.is_some() && !is_message(call.op) {
             point.add(group, call, &at, history, site);
         }
@@ -173,7 +180,7 @@ impl Point {
             dtype: call.dtype,
             bytes: call.bytes(),
             path,
-            twin: path.is_on_twin(),
+            twin: call.choice.on_twin,
             window,
             more: 0,
         };

@@ -80,19 +80,64 @@ impl<B: Backend> Default for Config<B> {
 
 impl<B: Backend> Config<B> {
     /// Bytes of an arena's first segment: 8 MiB by default. Each further one has 16 times as many, or
-    /// half of what the arena has by then if that is more; those of a graph pool double.
+    /// half of what the arena has by then if that is more; those of a graph pool double. All are rounded
+    /// up to multiples of 2 MiB. 0 is [`Error::Config`] when the world starts.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// let config = Config::<Host>::default().first_segment(2 << 20);
+    /// config.run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let x = symm!(group = tp, { tp.empty::<u8>(1)? })?;
+    ///     assert_eq!(world.pool().stats().reserved_bytes, 2 << 20);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn first_segment(mut self, bytes: u64) -> Self {
         self.pool.first_segment = bytes;
         self
     }
 
     /// Segments grow up to this many bytes; one allocation may need a larger one. 1 GiB by default.
+    /// Less than the first segment is [`Error::Config`] when the world starts.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// let config = Config::<Host>::default().first_segment(2 << 20).segment_cap(4 << 20);
+    /// config.run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let (x, y) = symm!(group = tp, { (tp.empty::<u8>(2 << 20)?, tp.empty::<u8>(1)?) })?;
+    ///     assert_eq!(world.pool().stats().reserved_bytes, (2 << 20) + (4 << 20)); // not 16 times 2 MiB
+    ///     let z = symm!(group = tp, { tp.empty::<u8>(10 << 20)? })?;
+    ///     assert_eq!(world.pool().stats().reserved_bytes, (2 << 20) + (4 << 20) + (10 << 20));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn segment_cap(mut self, bytes: u64) -> Self {
         self.pool.segment_cap = bytes;
         self
     }
 
-    /// The most bytes that the segments of a rank may take together. No limit by default.
+    /// The most bytes that the segments of a rank may take together. No limit by default. An
+    /// allocation that would need more is [`Error::BudgetExceeded`]; ordinary memory does not count.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// let config = Config::<Host>::default().budget(16 << 20);
+    /// config.run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let x = symm!(group = tp, { tp.empty::<u8>(1 << 20)? })?; // a segment of 8 MiB
+    ///     let more = symm!(group = tp, { tp.empty::<u8>(10 << 20) })?;
+    ///     assert!(matches!(more, Err(Error::BudgetExceeded { reserved: 0x80_0000, .. })));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn budget(mut self, bytes: u64) -> Self {
         self.pool.budget = bytes;
         self
@@ -124,13 +169,10 @@ impl<B: Backend> Config<B> {
     ///     assert_eq!(world.pool().stats().live_bytes(), 512 + 512);
     ///     Ok(())
     /// });
-    /// match outcome {
-    ///     Ok(_) => println!("nobody wrote past the end of x"),
-    ///     Err(Error::Redzone { rank, arena, bytes, first, .. }) => {
-    ///         println!("rank {rank}, {arena}: {first} bytes behind a buffer of {bytes}")
-    ///     }
-    ///     Err(error) => println!("{error}"),
+    /// if let Err(Error::Redzone { rank, arena, bytes, first, .. }) = &outcome {
+    ///     println!("rank {rank}, {arena}: {first} bytes behind a buffer of {bytes}");
     /// }
+    /// assert!(outcome.is_ok()); // nobody wrote past the end of x
     /// ```
     pub fn redzones(mut self, on: bool) -> Self {
         self.redzones = Some(on);
@@ -168,8 +210,28 @@ impl<B: Backend> Config<B> {
     }
 
     /// How long a rank waits for a live peer at an agreed point. 10 minutes by default: peers may be
-    /// compiling or tuning. One that is behind for longer ends the world; one that died does so at
-    /// once.
+    /// compiling or tuning. One that is behind for longer ends the world ([`Error::Timeout`]); one that
+    /// died does so at once.
+    ///
+    /// ```
+    /// # use std::sync::Barrier;
+    /// # use std::time::Duration;
+    /// # use symm_core::{Config, Error, Host, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// let config = Config::<Host>::default().deadline(Duration::from_secs(1));
+    /// let late = Barrier::new(2);
+    /// let outcome = config.run(2, |world| {
+    ///     if world.rank() == 1 {
+    ///         late.wait(); // as one that compiles for too long
+    ///         return Ok(());
+    ///     }
+    ///     let split = world.split::<Tp>(0, 0).map(drop);
+    ///     late.wait();
+    ///     split
+    /// });
+    /// assert!(matches!(outcome, Err(Error::Timeout { rank: 0, missing, .. }) if *missing == [1]));
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.limits.deadline = deadline;
         self
@@ -177,6 +239,23 @@ impl<B: Backend> Config<B> {
 
     /// How long a call of NCCL may take once all ranks are inside: 30 seconds by default. After that
     /// the world fails, and the call is released.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use symm_core::{Config, Host, groups, host, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// // Rank 1 is stuck in a registration, where rank 0 waits for it.
+    /// let stuck = host::Fault::new(1, host::At::Call(host::CallKind::Register, 1), host::What::Hang);
+    /// let config = Config::<Host>::default()
+    ///     .options(host::Options::default().fault(stuck))
+    ///     .inside(Duration::from_millis(200));
+    /// let outcome = config.run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     symm!(group = tp, { tp.empty::<f32>(8)? }).map(drop)
+    /// });
+    /// assert!(outcome.is_err_and(|error| error.to_string().contains("waited 200ms for its peers")));
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn inside(mut self, deadline: Duration) -> Self {
         self.limits.inside = deadline;
         self
@@ -185,20 +264,64 @@ impl<B: Backend> Config<B> {
     /// Whether ranks compare what they call, as they call it, and a watchdog looks after the world.
     /// On by default. Without, ranks that differ hang or compute garbage, as they do in NCCL; what is
     /// left are the comparisons where windows and graphs are made.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host, ReduceOp, Rule, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// let outcomes = [true, false].map(|on| {
+    ///     Config::<Host>::default().checks(on).run(2, |world| {
+    ///         let tp = world.split::<Tp>(0, 0)?;
+    ///         tp.reserve(1 << 20)?;
+    ///         // Of another length on each rank, so that what follows lies elsewhere.
+    ///         let _y = symm!(group = tp, { tp.empty::<f32>(128 + 128 * tp.rank())? })?;
+    ///         let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+    ///         tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    ///         x.to_vec()
+    ///     })
+    /// });
+    /// assert!(matches!(outcomes[0], Err(Error::RanksDiffer { .. })));
+    /// // NCCL would compute garbage, with success; the host backend sees that it would.
+    /// assert!(matches!(outcomes[1], Err(Error::Violation { rule: Rule::UnequalOffsets, .. })));
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn checks(mut self, on: bool) -> Self {
         self.limits.checks = on;
         self
     }
 
-    /// Whether a collective waits on the host until all ranks have come to it, before it is launched.
-    /// Off by default, because it costs what the slowest rank is behind. Before NCCL 2.29.7 kernels
-    /// on windows cannot be released when a peer does not come, so there they always wait.
+    /// Whether a collective on windows waits on the host until all ranks of this host have come to it,
+    /// before it is launched; plain ones do not wait, nor do calls in a capture. Off by default,
+    /// because it costs what the slowest rank is behind. Before NCCL 2.29.7 kernels on windows cannot
+    /// be released when a peer does not come, so there they always wait.
+    ///
+    /// ```
+    /// # use std::sync::atomic::{AtomicUsize, Ordering};
+    /// # use symm_core::{Config, Host, ReduceOp, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// let (config, came) = (Config::<Host>::default().agree_first(true), AtomicUsize::new(0));
+    /// config.run(3, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+    ///     came.fetch_add(1, Ordering::SeqCst);
+    ///     tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    ///     assert_eq!(came.load(Ordering::SeqCst), 3); // nobody is past it before all have come to it
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn agree_first(mut self, on: bool) -> Self {
         self.limits.agree_first = on;
         self
     }
 
     /// What to do where a device cannot be released; see [`OnUnrecoverable`].
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, OnUnrecoverable};
+    /// let config = Config::<Host>::default().on_unrecoverable(OnUnrecoverable::Exit(75));
+    /// assert_eq!(config.run(2, |world| Ok(world.rank()))?, [0, 1]); // nothing was stuck
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn on_unrecoverable(mut self, policy: OnUnrecoverable) -> Self {
         self.limits.on_unrecoverable = policy;
         self
@@ -206,6 +329,20 @@ impl<B: Backend> Config<B> {
 
     /// Whether groups are strict when they are made; see [`Group::set_strict`](crate::Group::set_strict).
     /// Where this is not called, `SYMM_STRICT=1` in the environment makes them so.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host, Reason, ReduceOp, groups, plain, plain_mut};
+    /// # groups! { pub Tp = "tp"; }
+    /// let config = Config::<Host>::default().strict(true);
+    /// config.run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let (x, mut y) = (world.pool().zeros::<f32>(4)?, world.pool().zeros::<f32>(4)?);
+    ///     let refused = tp.all_reduce(plain(&x), plain_mut(&mut y), ReduceOp::Sum);
+    ///     assert!(matches!(refused, Err(Error::NotSymmetric { reason: Reason::Foreign, .. })));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn strict(mut self, on: bool) -> Self {
         self.strict = Some(on);
         self
@@ -216,6 +353,26 @@ impl<B: Backend> Config<B> {
     /// off, groups start with NCCL's own choice, which is the window wherever there is a symmetric
     /// kernel, and only a calibration changes it. Where this is not called, `SYMM_TUNED=0` in the
     /// environment switches it off.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, Path, Reason, ReduceOp, World, groups, host, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # let folder = std::env::temp_dir().join(format!("symm-doc-tuned-{}", std::process::id()));
+    /// # let costs = |call: &host::Launched| if call.symmetric { 20_000 } else { 10_000 };
+    /// # let options = host::Options::default().costs("slow windows", costs);
+    /// # let config = Config::<Host>::default().options(options).cache_dir(&folder);
+    /// // A start of `config`, on a machine where windows are slow, keeps what it finds.
+    /// config.run(2, |world| world.split::<Tp>(0, 0)?.calibrate())?;
+    /// let path = |world: World<Host>| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+    ///     tp.all_reduce_in_place(&mut x, ReduceOp::Sum)
+    /// };
+    /// assert_eq!(config.clone().tuned(true).run(2, path)?, [Path::Plain(Reason::Faster); 2]);
+    /// assert_eq!(config.tuned(false).run(2, path)?, [Path::Symmetric; 2]);
+    /// # let _ = std::fs::remove_dir_all(&folder);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn tuned(mut self, on: bool) -> Self {
         self.tuned = Some(on);
         self
@@ -225,6 +382,19 @@ impl<B: Backend> Config<B> {
     /// this is not called it is `$SYMM_CACHE_DIR` (empty: nothing is kept), else
     /// `$XDG_CACHE_HOME/symm-core`, else `$HOME/.cache/symm-core`. Only rank 0 of a group opens it,
     /// so it need not be the same on all ranks.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, groups, host};
+    /// # groups! { pub Tp = "tp"; }
+    /// let folder = std::env::temp_dir().join(format!("symm-doc-cache-{}", std::process::id()));
+    /// let options = host::Options::default().costs("a machine", |_call| 10_000);
+    /// let config = Config::<Host>::default().options(options).cache_dir(&folder);
+    /// let kept = config.run(2, |world| Ok(world.split::<Tp>(0, 0)?.calibrate()?.cached))?;
+    /// assert_eq!(kept, [true, false]); // by rank 0
+    /// assert_eq!(std::fs::read_dir(&folder).map(|files| files.count()).ok(), Some(1));
+    /// # let _ = std::fs::remove_dir_all(&folder);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn cache_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(folder.into());
         self
@@ -279,6 +449,18 @@ impl<B: Backend> Config<B> {
 
     /// Arguments of the processes that [`World::launch`] starts; this process's own by default. A
     /// test of the standard harness names itself: `["tests::of_four_ranks", "--exact", "--nocapture"]`.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host};
+    /// # #[cfg(target_os = "linux")] {
+    /// let config = Config::<Host>::default().launch_arguments(["--quiet"]);
+    /// config.launch(2, |world| {
+    ///     assert_eq!(std::env::args().skip(1).collect::<Vec<_>>(), ["--quiet"]);
+    ///     world.check()
+    /// })?;
+    /// # }
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn launch_arguments<A: Into<OsString>>(
         mut self,
         arguments: impl IntoIterator<Item = A>,
@@ -292,12 +474,33 @@ impl<B: Backend> Config<B> {
     }
 
     /// Settings of the backend, such as [`host::Options`](crate::host::Options).
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host, groups, host, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// let config = Config::<Host>::default().options(host::Options::default().memory(4 << 20));
+    /// config.run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let large = symm!(group = tp, { tp.empty::<u8>(1) })?; // needs a segment of 8 MiB
+    ///     assert!(matches!(large, Err(Error::OutOfMemory { .. })));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn options(mut self, options: B::Options) -> Self {
         self.options = options;
         self
     }
 
     /// As [`World::run`], with these settings.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host};
+    /// let config = Config::<Host>::default().budget(1 << 30);
+    /// let ranks = config.run(3, |world| Ok(10 * world.rank()))?;
+    /// assert_eq!(ranks, [0, 10, 20]);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`World::run`].
@@ -310,6 +513,18 @@ impl<B: Backend> Config<B> {
     }
 
     /// As [`World::run_with`], with these settings.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, Result};
+    /// type Failure = Box<dyn std::error::Error + Send + Sync>;
+    /// let config = Config::<Host>::default();
+    /// let numbers = config.run_with(2, |world| -> Result<i32, Failure> {
+    ///     let number = ["7", "seven"][world.rank()].parse()?; // an error that is not ours
+    ///     Ok(number)
+    /// });
+    /// assert!(numbers.is_err_and(|error| error.is::<std::num::ParseIntError>()));
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`World::run_with`].
@@ -336,6 +551,16 @@ impl<B: Backend> Config<B> {
     }
 
     /// As [`World::run_each`], with these settings.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host};
+    /// let config = Config::<Host>::default();
+    /// let outcomes = config.run_each(2, |world| match world.rank() {
+    ///     0 => Ok(world.size()),
+    ///     _ => Err(Error::Config { what: "no weights".into() }),
+    /// });
+    /// assert!(matches!(outcomes[..], [Ok(2), Err(Error::Config { .. })]));
+    /// ```
     pub fn run_each<R: Send>(
         &self,
         ranks: usize,
@@ -348,6 +573,20 @@ impl<B: Backend> Config<B> {
     }
 
     /// As [`World::from_env`], with these settings.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, Launcher, Result, World};
+    /// fn rank(world: World<Host>) -> Result<()> {
+    ///     assert_eq!(world.pool().stats().budget_bytes, 1 << 30);
+    ///     world.check()
+    /// }
+    /// let config = Config::<Host>::default().budget(1 << 30);
+    /// match Launcher::detect()? {
+    ///     Some(_) => config.from_env().and_then(rank)?, // one process a rank
+    ///     None => drop(config.run(2, rank)?),           // nobody has started ranks: threads
+    /// }
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`World::from_env`].

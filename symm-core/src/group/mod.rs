@@ -63,6 +63,19 @@ use crate::site::Site;
 ///
 /// Made with [`World::split`](crate::World::split); the tag `G` is what the compiler checks, the
 /// instance is checked when a call is made.
+///
+/// ```
+/// use symm_core::{Group, Host, World, groups};
+/// groups! { pub Tp = "tp"; }
+///
+/// World::<Host>::run(4, |world| {
+///     let tp: Group<Tp, Host> = world.split(world.rank() / 2, world.rank())?; // {0, 1} and {2, 3}
+///     assert_eq!((tp.size(), tp.rank()), (2, world.rank() % 2));
+///     assert_eq!(tp.clone().id(), tp.id()); // the same group
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 pub struct Group<G: GroupTag = Dyn, B: Backend = Cuda> {
     core: Arc<GroupCore<B>>,
     _group: PhantomData<fn() -> G>,
@@ -81,31 +94,99 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     }
 
     /// This rank's number in the group.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// let reversed = world.split::<Tp>(0, 10 - world.rank())?; // ordered by the key
+    /// assert_eq!(reversed.rank(), 1 - world.rank());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn rank(&self) -> usize {
         self.core.rank
     }
 
     /// Number of ranks.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(3, |world| {
+    /// let parity = world.split::<Tp>(world.rank() % 2, 0)?; // {0, 2} and {1}
+    /// assert_eq!(parity.size(), [2, 1, 2][world.rank()]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn size(&self) -> usize {
         self.core.size()
     }
 
     /// The ranks of the world that form the group, by their rank in the group.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(4, |world| {
+    /// let parity = world.split::<Tp>(world.rank() % 2, 0)?;
+    /// assert_eq!(parity.members(), [[0, 2], [1, 3]][world.rank() % 2]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn members(&self) -> &[usize] {
         &self.core.members
     }
 
     /// The tag's name, or the one given to [`World::split_dyn`](crate::World::split_dyn).
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// let (tp, experts) = (world.split::<Tp>(0, 0)?, world.split_dyn("experts", 0, 0)?);
+    /// assert_eq!((tp.name(), experts.name()), ("tp", "experts"));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         self.core.name()
     }
 
     /// The generation of the group: no two groups of a process share one.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// let (one, other) = (world.split::<Tp>(0, 0)?, world.split::<Tp>(0, 0)?);
+    /// assert_ne!(one.id(), other.id()); // two groups, although of one tag and the same ranks
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn id(&self) -> u64 {
         self.core.generation
     }
 
     /// Number of segments that have a window in this group.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// assert_eq!(tp.windows(), 0);
+    /// let (x, y) = symm!(group = tp, { (tp.empty::<f32>(16)?, tp.empty::<f32>(16)?) })?;
+    /// assert_eq!(tp.windows(), 1); // both lie in one segment
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn windows(&self) -> usize {
         self.core.link().ledger().windows()
     }
@@ -113,22 +194,82 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     /// Which reasons for a plain path are allowed: any other is [`Error::NotSymmetric`] on all ranks,
     /// and nothing is launched. [`Strict::off`] by default, [`Strict::new`] where the world is strict
     /// ([`Config::strict`](crate::Config::strict), `SYMM_STRICT=1`). The same on all ranks.
+    ///
+    /// ```
+    /// # use symm_core::{Error, Host, Reason, ReduceOp, Strict, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, when = false, { tp.zeros::<f32>(4)? })?;
+    /// tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?; // plain, because the scope was off
+    /// tp.set_strict(Strict::new());
+    /// let refused = tp.all_reduce_in_place(&mut x, ReduceOp::Sum);
+    /// assert!(matches!(refused, Err(Error::NotSymmetric { reason: Reason::Disabled, .. })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn set_strict(&self, strict: Strict) {
         self.core.strictness.set(strict);
     }
 
     /// How often each operation took which path since the group was made.
+    ///
+    /// ```
+    /// # use symm_core::{Host, Path, Reason, ReduceOp, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+    /// tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    /// tp.broadcast_in_place(&mut x, 0)?;
+    /// let [sums, broadcasts] = &tp.counts()[..] else { panic!("two operations, one path each") };
+    /// assert_eq!((sums.calls, sums.path), (1, Path::Symmetric));
+    /// assert_eq!((broadcasts.calls, broadcasts.path), (1, Path::Plain(Reason::NoKernel)));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn counts(&self) -> Vec<PathCount> {
         self.core.counts.list()
     }
 
     /// The name of the arena that the group allocates from, as in
     /// [`ArenaStats::name`](crate::ArenaStats::name).
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// groups! { pub Tp = "tp"; pub Cp = "cp"; pub Ep = "ep"; arena(Tp, Cp); }
+    /// # World::<Host>::run(2, |world| {
+    /// # let (tp, cp) = (world.split::<Tp>(0, 0)?, world.split::<Cp>(0, 0)?);
+    /// # let ep = world.split::<Ep>(0, 0)?;
+    /// assert_eq!(tp.arena(), cp.arena());
+    /// assert_ne!(tp.arena(), ep.arena());
+    /// assert!(world.pool().stats().arenas.iter().any(|arena| arena.name == ep.arena()));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn arena(&self) -> &str {
         self.core.arena.name()
     }
 
     /// Opens a scope: until it is closed, this thread's allocations go to the group's arena.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// let inside: Buf<f32, Host> = Buf::empty(8)?;
+    /// scope.close()?;
+    /// let outside: Buf<f32, Host> = Buf::empty(8)?;
+    /// assert!(inside.is_symmetric() && !outside.is_symmetric());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::GroupBusy`] when another thread uses the group or its arena; [`Error::Poisoned`].
@@ -141,6 +282,22 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     /// then, and collectives on them report `Plain(Disabled)`. All ranks of the group pass the
     /// same.
     ///
+    /// ```
+    /// # use symm_core::{Host, Path, Reason, ReduceOp, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let decoding = false; // the same on all ranks
+    /// let scope = tp.scope_when(decoding)?;
+    /// let mut x = scope.zeros::<f32>(4)?;
+    /// scope.close()?;
+    /// let path = tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    /// assert_eq!(path, Path::Plain(Reason::Disabled));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`scope`](Group::scope).
     #[track_caller]
@@ -150,6 +307,22 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
 
     /// Makes this thread's allocations ordinary while the guard lives, also inside scopes of any
     /// group.
+    ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// let ordinary = tp.suspend()?;
+    /// let table: Buf<f32, Host> = Buf::empty(1 + tp.rank())?; // of another length on each rank
+    /// ordinary.resume()?;
+    /// scope.close()?;
+    /// assert!(!table.is_symmetric());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Only while the thread is being torn down.
@@ -293,6 +466,20 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     /// tag, which must be this group's. Undefined contents on CUDA, zeros on the host backend.
     /// `len` is the same on all ranks.
     ///
+    /// ```
+    /// # use symm_core::{Error, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<f32>(1000)? })?;
+    /// assert_eq!((x.len(), x.num_bytes()), (1000, 4000));
+    /// let outside = tp.empty::<f32>(1000); // in no scope of tp
+    /// assert!(matches!(outside, Err(Error::NoScope { group: "tp" })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoScope`], [`Error::WrongScope`]; else as for [`Scope::empty`].
     #[track_caller]
@@ -303,6 +490,18 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
 
     /// A buffer of zeros.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.zeros::<i64>(3)? })?;
+    /// assert_eq!(x.to_vec()?, [0, 0, 0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`empty`](Group::empty).
     #[track_caller]
@@ -312,6 +511,18 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
 
     /// A buffer with a copy of `data`, whose length is the same on all ranks.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.from_slice(&[tp.rank() as f32, 0.5])? })?;
+    /// assert_eq!(x.to_vec()?, [tp.rank() as f32, 0.5]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`empty`](Group::empty).
     #[track_caller]
@@ -320,6 +531,19 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
     }
 
     /// The same group, chosen at run time from here on.
+    ///
+    /// ```
+    /// # use symm_core::{Dyn, Group, Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let groups: Vec<Group<Dyn, Host>> = vec![tp.erase(), world.split_dyn("experts", 0, 0)?];
+    /// let names: Vec<&str> = groups.iter().map(|group| group.name()).collect();
+    /// assert_eq!(names, ["tp", "experts"]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn erase(self) -> Group<Dyn, B> {
         Group::new(self.core)
     }

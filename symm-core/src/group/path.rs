@@ -31,6 +31,23 @@ pub enum Path {
 }
 
 /// Why a collective did not take a symmetric kernel on the window.
+///
+/// ```
+/// # use symm_core::{Host, Path, Reason, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+/// match tp.broadcast_in_place(&mut x, 0)? {
+///     Path::Plain(reason @ Reason::NoKernel) => {
+///         assert_eq!(reason.to_string(), "NCCL has no symmetric kernel for it");
+///     }
+///     path => panic!("{path}"),
+/// }
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
@@ -135,6 +152,8 @@ pub(crate) struct Choice {
     pub(crate) path: Path,
     /// NCCL would take the window by itself, and must be kept from it.
     pub(crate) avoid_windows: bool,
+    /// It runs on the twin communicator.
+    pub(crate) on_twin: bool,
 }
 
 impl Choice {
@@ -144,6 +163,7 @@ impl Choice {
         Self {
             path: Path::Plain(reason),
             avoid_windows: false,
+            on_twin: false,
         }
     }
 
@@ -151,17 +171,24 @@ impl Choice {
     #[inline]
     pub(crate) fn or_twin(self, is_faster: impl FnOnce() -> bool) -> Self {
         match self.path {
-            Path::Symmetric if is_faster() => Self::plain(Reason::Faster),
+            Path::Symmetric if is_faster() => Self {
+                on_twin: true,
+                ..Self::plain(Reason::Faster)
+            },
             _ => self,
         }
     }
-}
 
-impl Path {
-    /// Whether the call runs on the twin communicator.
-    #[inline]
-    pub(crate) fn is_on_twin(self) -> bool {
-        self == Path::Plain(Reason::Faster)
+    /// On the twin together with an exchange ([`EXCHANGE_FIRST`](defects::EXCHANGE_FIRST)).
+    pub(crate) fn apart(self) -> Self {
+        Self {
+            path: match self.path {
+                Path::Symmetric => Path::Plain(Reason::Defect),
+                plain => plain,
+            },
+            avoid_windows: false,
+            on_twin: true,
+        }
     }
 }
 
@@ -196,8 +223,8 @@ pub(crate) fn choose(
     }
     if has_defect(op, dtype, bytes, send, facts) {
         return Choice {
-            path: Path::Plain(Reason::Defect),
             avoid_windows: true,
+            ..plain(Reason::Defect)
         };
     }
     if !has_kernel(op, dtype, facts.version) {
@@ -210,6 +237,7 @@ pub(crate) fn choose(
         Some(true) => Choice {
             path: Path::Symmetric,
             avoid_windows: false,
+            on_twin: false,
         },
         Some(false) => plain(Reason::NotDirect),
         None => plain(Reason::Unsupported),
@@ -349,8 +377,8 @@ mod tests {
         assert_eq!(
             choice,
             Choice {
-                path: Path::Plain(Reason::Defect),
-                avoid_windows: true
+                avoid_windows: true,
+                ..Choice::plain(Reason::Defect)
             }
         );
         let old = Facts {
@@ -384,8 +412,8 @@ mod tests {
         assert_eq!(
             scattered,
             Choice {
-                path: defect,
-                avoid_windows: true
+                avoid_windows: true,
+                ..Choice::plain(Reason::Defect)
             }
         );
     }

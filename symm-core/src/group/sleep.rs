@@ -115,6 +115,22 @@ impl<B: Backend> World<B> {
     /// Wakes the world: NCCL takes its memory again. A round: all ranks call it at the same point.
     /// Groups, windows and graphs are as they were.
     ///
+    /// ```
+    /// # use symm_core::{Error, Host, ReduceOp, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.from_slice(&[1.0f32])? })?;
+    /// world.suspend()?;
+    /// world.resume()?;
+    /// tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?; // on the window that it had
+    /// assert_eq!((x.to_vec()?, tp.windows()), (vec![2.0], 1));
+    /// assert!(matches!(world.resume(), Err(Error::Config { .. }))); // it does not sleep
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Config`] unless the world is suspended. [`Error::Timeout`], [`Error::PeerFailed`];
     /// when NCCL fails, as for want of memory, the world fails with it.

@@ -24,25 +24,29 @@ pub(crate) struct Tuning {
 pub(super) fn begin<B: Backend>(group: &Arc<GroupCore<B>>) -> Result<()> {
     let world = &group.world;
     let model = B::model(&world.device).filter(|_| world.tuning.known && group.size() > 1);
-    let Some(model) = model else {
-        return Ok(());
-    };
-    let mine = match group.rank {
-        0 => known(group, &model),
-        _ => Choices::default(),
-    };
     let link = group.link();
-    let begun = share(group, &link, mine).and_then(|_| twin::make_if_wanted(group, &link));
+    let shared = match model {
+        None => Ok(()),
+        Some(model) => {
+            let mine = match group.rank {
+                0 => known(group, &model),
+                _ => Choices::default(),
+            };
+            share(group, &link, mine).map(drop)
+        }
+    };
+    let begun = shared.and_then(|()| twin::make_if_wanted(group, &link));
     begun.map_err(|error| world.vitals.first(error))
 }
 
 /// Gives a group whose world was rebuilt the table that its rank 0 has: ranks that failed in a
 /// calibration may have come differently far.
 pub(super) fn again<B: Backend>(group: &Arc<GroupCore<B>>) -> Result<()> {
-    if group.size() == 1 || B::model(&group.world.device).is_none() {
-        return Ok(());
+    let link = group.link();
+    if group.size() > 1 && B::model(&group.world.device).is_some() {
+        share(group, &link, group.table.load())?;
     }
-    share(group, &group.link(), group.table.load()).map(drop)
+    twin::make_if_wanted(group, &link)
 }
 
 /// What was measured before on such machines, or shipped for them.

@@ -16,9 +16,24 @@ use std::hash::Hash;
 /// ```
 pub trait GroupTag: Copy + Debug + Eq + Ord + Hash + Send + Sync + 'static {
     /// The name in messages and reports.
+    ///
+    /// ```
+    /// # use symm_core::GroupTag;
+    /// # use symm_core::{Dyn, groups};
+    /// groups! { pub Tp = "tp"; }
+    /// assert_eq!((Tp::NAME, Dyn::NAME), ("tp", "dyn"));
+    /// ```
     const NAME: &'static str;
     /// The name of the arena that groups of this tag share with others; `None`: each group has its
     /// own.
+    ///
+    /// ```
+    /// # use symm_core::GroupTag;
+    /// # use symm_core::groups;
+    /// groups! { pub Tp = "tp"; pub Cp = "cp"; pub Ep = "ep"; arena(Tp, Cp); }
+    /// assert!(Tp::ARENA.is_some() && Tp::ARENA == Cp::ARENA);
+    /// assert_eq!(Ep::ARENA, None);
+    /// ```
     const ARENA: Option<&'static str> = None;
 }
 

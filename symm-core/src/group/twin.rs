@@ -10,6 +10,7 @@ use super::connect::connect;
 use super::core::GroupCore;
 use super::link::Link;
 use crate::backend::Backend;
+use crate::backend::defects;
 use crate::backend::driver::Split;
 use crate::capture::active;
 use crate::error::{Error, Result};
@@ -79,6 +80,13 @@ impl<B: Backend> Link<B> {
     #[inline]
     pub(crate) fn has_twin(&self) -> bool {
         self.twin.get().is_some()
+    }
+
+    /// Whether sends and receives have to run on the twin
+    /// ([`EXCHANGE_FIRST`](defects::EXCHANGE_FIRST)), and can.
+    #[inline]
+    pub(crate) fn exchanges_apart(&self) -> bool {
+        defects::EXCHANGE_FIRST.affects(self.version) && self.has_twin()
     }
 
     /// The twin communicator.
@@ -161,14 +169,15 @@ pub(super) fn make<B: Backend>(
     connect(&group.world, split)
 }
 
-/// Where all ranks meet: makes the twin that the group's table asks for, before anything can be
-/// launched on it. Table and kernels are the same on all ranks, so all of them come to it or none.
+/// Where all ranks meet: makes the twin that the group's table or NCCL's version asks for, before
+/// anything can be launched on it. Table, kernels and version are the same on all ranks, so all of
+/// them come to it or none.
 pub(crate) fn make_if_wanted<B: Backend>(group: &GroupCore<B>, link: &Link<B>) -> Result<()> {
     let kernels = link.kernels().or(group.world.kernels.get().copied());
+    let faster = || kernels == Some(true) && group.table.load().want_twin();
     let wanted = link.split.is_some()
         && !link.has_twin()
-        && kernels == Some(true)
-        && group.table.load().want_twin()
+        && (defects::EXCHANGE_FIRST.affects(link.version) && group.size() > 1 || faster())
         // Rounds in captures are rare, and alike on all ranks: the next one makes it.
         && active::capture_on_this_thread(&group.world).is_none();
     if wanted {

@@ -157,14 +157,38 @@ impl<B: Backend> World<B> {
     /// When one rank returns an error or panics, the others are told: they get
     /// [`Error::PeerFailed`] where they would wait for it.
     ///
+    /// ```
+    /// # use symm_core::{Error, Host, World};
+    /// let ranks = World::<Host>::run(3, |world| Ok(10 * world.rank()))?;
+    /// assert_eq!(ranks, [0, 10, 20]);
+    ///
+    /// let failed = World::<Host>::run(2, |world| match world.rank() {
+    ///     0 => world.split_dyn("all", 0, 0).map(drop), // waits for rank 1, and is told
+    ///     _ => Err(Error::Config { what: "no weights".into() }),
+    /// });
+    /// assert!(matches!(failed, Err(Error::Config { .. })));
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// That of the rank that failed first. [`Error::Unavailable`], [`Error::TooFewDevices`] and the
-    /// like before any rank starts.
+    /// That of the rank that failed first; if it panicked, [`Error::PeerFailed`] with its message.
+    /// [`Error::Unavailable`], [`Error::TooFewDevices`] and the like before any rank starts.
     pub fn run<R: Send>(ranks: usize, f: impl Fn(World<B>) -> Result<R> + Sync) -> Result<Vec<R>> {
         Config::default().run(ranks, f)
     }
 
     /// As [`run`](World::run), with any error type that has `From<symm_core::Error>`.
+    ///
+    /// ```
+    /// # use symm_core::{Host, Result, World};
+    /// type Failure = Box<dyn std::error::Error + Send + Sync>;
+    /// let rank = |world: World<Host>| -> Result<u8, Failure> {
+    ///     let tp = world.split_dyn("tp", 0, 0)?; // an error of ours becomes one of them
+    ///     Ok(u8::try_from(tp.size())?)           // and so does one of another library
+    /// };
+    /// assert!(World::run_with(2, rank).is_ok_and(|sizes| sizes == [2, 2]));
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// That of the rank that failed first.
@@ -196,11 +220,28 @@ impl<B: Backend> World<B> {
     /// This process's rank of a world of processes, as `torchrun`, `mpirun` or `srun` started it, or
     /// with variables that were set by hand: see [`Launcher`]. Waits for all ranks.
     ///
-    /// ```no_run
-    /// use symm_core::{Host, World};
+    /// ```
+    /// # use symm_core::{Host, Launcher, World};
+    /// # // Two processes of this program, with the variables that torchrun sets.
+    /// # use std::{env, net::TcpListener, process::Command};
+    /// # if env::var_os("SYMM_DOC_FROM_ENV").is_none() {
+    /// #     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+    /// #     let start = |rank| {
+    /// #         let ranks = [("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", rank)];
+    /// #         let place = [("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &*port)];
+    /// #         let ours = [("SYMM_LAUNCHER", "torchrun"), ("SYMM_DOC_FROM_ENV", "1")];
+    /// #         let mut program = Command::new(env::current_exe()?);
+    /// #         program.args(env::args_os().skip(1)).envs(ranks).envs(place).envs(ours).spawn()
+    /// #     };
+    /// #     for mut rank in [start("0")?, start("1")?] {
+    /// #         assert!(rank.wait()?.success());
+    /// #     }
+    /// #     return Ok(());
+    /// # }
+    /// // In each of two processes that torchrun started:
     /// let world = World::<Host>::from_env()?;
-    /// println!("rank {} of {} by {}", world.rank(), world.size(), world.launcher());
-    /// # Ok::<(), symm_core::Error>(())
+    /// assert_eq!((world.size(), world.launcher()), (2, Launcher::Torchrun));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
@@ -254,36 +295,99 @@ impl<B: Backend> World<B> {
     }
 
     /// This rank, from 0.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// assert_eq!(World::<Host>::run(3, |world| Ok(world.rank()))?, [0, 1, 2]);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn rank(&self) -> usize {
         self.rank.seat.rank
     }
 
     /// Number of ranks.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// assert_eq!(World::<Host>::run(3, |world| Ok(world.size()))?, [3, 3, 3]);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn size(&self) -> usize {
         self.rank.seat.ranks
     }
 
     /// Who started the ranks.
+    ///
+    /// ```
+    /// # use symm_core::{Host, Launcher, World};
+    /// let launchers = World::<Host>::run(2, |world| Ok(world.launcher()))?;
+    /// assert_eq!(launchers, [Launcher::Threads; 2]);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn launcher(&self) -> Launcher {
         self.rank.seat.launcher
     }
 
     /// The rank's memory.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let x = world.pool().from_slice(&[1.0f32, 2.0])?; // ordinary memory
+    /// assert_eq!(world.pool().stats().plain_live_bytes, 8);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn pool(&self) -> &Pool<B> {
         &self.pool
     }
 
     /// The rank's device, e.g. `cuda:0` or `host:0`.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// assert_eq!(World::<Host>::run(2, |world| Ok(world.device()))?, ["host:0", "host:1"]);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn device(&self) -> String {
         B::describe(&self.rank.device)
     }
 
     /// The stream that this rank uses outside of [`on_stream`](World::on_stream).
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let side = world.new_stream()?;
+    /// let _side = world.on_stream(&side)?;
+    /// let home = world.on_stream(world.stream())?; // back on the rank's own, inside of the other
+    /// let x = world.pool().zeros::<f32>(4)?;
+    /// assert_eq!(format!("{:?}", x.stream()), format!("{:?}", world.stream()));
+    /// home.end()?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn stream(&self) -> &B::Stream {
         &self.rank.stream
     }
 
     /// A new stream of the rank's device, ordered with no other.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let (one, other) = (world.new_stream()?, world.new_stream()?);
+    /// let on_one = world.on_stream(&one)?;
+    /// let x = world.pool().from_slice(&[1.0f32, 2.0])?;
+    /// on_one.end()?;
+    /// let _on_other = world.on_stream(&other)?;
+    /// assert_eq!(x.to_vec()?, [1.0, 2.0]); // buffers order the streams that use them
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Those of the backend.
@@ -293,6 +397,22 @@ impl<B: Backend> World<B> {
 
     /// Makes `stream` this thread's current one while the guard lives. In a capture the stream is
     /// captured too: its work comes behind what is captured by then, and the graph ends behind it.
+    ///
+    /// ```
+    /// # use symm_core::{Host, ReduceOp, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let mut x = symm!(group = tp, { tp.from_slice(&[1.0f32])? })?;
+    /// let side = world.new_stream()?;
+    /// let guard = world.on_stream(&side)?;
+    /// tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?; // on `side`
+    /// guard.end()?;
+    /// assert_eq!(x.to_vec()?, [2.0]); // on the world's stream, behind it
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::WrongDevice`] for a stream of another device.
@@ -314,8 +434,23 @@ impl<B: Backend> World<B> {
 
     /// Waits until the work on this thread's current stream is done.
     ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::sync::atomic::{AtomicBool, Ordering};
+    /// # use symm_core::{Host, World, host, plain_mut};
+    /// # World::<Host>::run(1, |world| {
+    /// let (mut x, done) = (world.pool().zeros::<f32>(1)?, Arc::new(AtomicBool::new(false)));
+    /// let at_end = Arc::clone(&done);
+    /// host::launch([], [plain_mut(&mut x)], move |[], [_]| at_end.store(true, Ordering::SeqCst))?;
+    /// world.synchronize()?;
+    /// assert!(done.load(Ordering::SeqCst)); // the kernel has run
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// Those of work that was enqueued earlier.
+    /// Those of work that was enqueued earlier; [`Error::Poisoned`]; [`Error::InCapture`].
     pub fn synchronize(&self) -> Result<()> {
         active::refuse(
             &self.rank,
@@ -331,9 +466,18 @@ impl<B: Backend> World<B> {
     /// world fails, and its stream then reports success.
     ///
     /// ```
-    /// use symm_core::{Host, World};
+    /// use symm_core::{Error, Host, ReduceOp, World, groups, symm};
+    /// groups! { pub Tp = "tp"; }
     /// World::<Host>::run(2, |world| {
-    ///     // stream.synchronize()?, by the CUDA library
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let mut x = symm!(group = tp, { tp.zeros::<f32>(1)? })?;
+    ///     let _ = match world.rank() {
+    ///         0 => tp.all_reduce_in_place(&mut x, ReduceOp::Sum),
+    ///         _ => tp.broadcast_in_place(&mut x, 0), // ranks that differ: the world fails
+    ///     };
+    ///     let _ = x.to_vec(); // a wait, as cudarc's stream.synchronize()
+    ///     assert!(matches!(world.check(), Err(Error::Poisoned { .. })));
+    ///     world.rebuild()?;
     ///     world.check()
     /// })?;
     /// # Ok::<(), symm_core::Error>(())
@@ -349,14 +493,42 @@ impl<B: Backend> World<B> {
     /// then by their rank in the world. A collective: all ranks of the world call it at the same
     /// point, with the same tag.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(4, |world| {
+    /// # groups! { pub Cp = "cp"; }
+    /// let tp = world.split::<Tp>(world.rank() / 2, 0)?; // {0, 1} and {2, 3}
+    /// let cp = world.split::<Cp>(world.rank() % 2, 0)?; // {0, 2} and {1, 3}
+    /// assert_eq!(tp.members(), [[0, 1], [2, 3]][world.rank() / 2]);
+    /// assert_eq!(cp.members(), [[0, 2], [1, 3]][world.rank() % 2]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::RanksDiffer`] when the ranks split different tags; [`Error::Timeout`],
-    /// [`Error::PeerFailed`].
+    /// [`Error::PeerFailed`]; [`Error::Poisoned`], [`Error::Suspended`], [`Error::InCapture`].
     pub fn split<G: GroupTag>(&self, color: usize, key: usize) -> Result<Group<G, B>> {
         self.split_named::<G>(G::NAME, color, key)
     }
 
     /// As [`split`](World::split), for a group that is named and checked at run time.
+    ///
+    /// ```
+    /// # use symm_core::{Host, ReduceOp, World, symm};
+    /// # World::<Host>::run(2, |world| {
+    /// for name in ["tp", "experts"] { // as a configuration has them
+    ///     let group = world.split_dyn(name, 0, 0)?;
+    ///     let mut x = symm!(group = group, { group.from_slice(&[1.0f32])? })?;
+    ///     group.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    ///     assert_eq!((group.name(), x.to_vec()?), (name, vec![2.0]));
+    /// }
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`split`](World::split).

@@ -63,12 +63,14 @@ impl Launcher {
     /// Who started this process as a rank of a world; `None` if nobody did, so that a program can
     /// choose between [`World::from_env`](crate::World::from_env) and ranks of its own.
     ///
-    /// ```no_run
+    /// ```
     /// use symm_core::{Host, Launcher, Result, World};
-    /// fn rank(world: World<Host>) -> Result<()> { world.check() }
+    /// fn rank(world: World<Host>) -> Result<usize> {
+    ///     Ok(world.rank())
+    /// }
     /// match Launcher::detect()? {
-    ///     Some(_) => World::from_env().and_then(rank)?,
-    ///     None => drop(World::run(4, rank)?),
+    ///     Some(_) => drop(World::from_env().and_then(rank)?),
+    ///     None => assert_eq!(World::run(4, rank)?, [0, 1, 2, 3]), // nobody did: threads
     /// }
     /// # Ok::<(), symm_core::Error>(())
     /// ```

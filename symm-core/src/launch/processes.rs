@@ -37,7 +37,7 @@ impl<B: Backend> World<B> {
     /// second. SIGINT and SIGTERM go on to the ranks, and end this process when they are gone, if
     /// their action was the default one before. When this process dies, the ranks are killed.
     ///
-    /// ```no_run
+    /// ```
     /// use symm_core::{Host, ReduceOp, World, groups, symm};
     /// groups! { pub Tp = "tp"; }
     /// fn main() -> symm_core::Result<()> {
@@ -63,6 +63,16 @@ impl<B: Backend> World<B> {
 
     /// As [`launch`](World::launch), with any error type that has `From<symm_core::Error>`.
     ///
+    /// ```
+    /// # use symm_core::{Host, Result, World};
+    /// World::<Host>::launch_with(2, |world| -> Result<(), Box<dyn std::error::Error>> {
+    ///     let rank = u8::try_from(world.rank())?; // an error of another library
+    ///     assert!(rank < 2);
+    ///     Ok(world.check()?)
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`launch`](World::launch).
     pub fn launch_with<E: From<Error> + fmt::Display>(
@@ -76,6 +86,21 @@ impl<B: Backend> World<B> {
 impl<B: Backend> Config<B> {
     /// As [`World::launch`], with these settings.
     ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host};
+    /// let config = Config::<Host>::default().budget(1 << 30);
+    /// config.launch(2, |world| {
+    ///     assert_eq!(world.pool().stats().budget_bytes, 1 << 30);
+    ///     Ok(())
+    /// })?;
+    /// let failed = config.launch(2, |world| match world.rank() {
+    ///     0 => world.check(),
+    ///     _ => Err(Error::Config { what: "no weights".into() }),
+    /// });
+    /// assert!(matches!(failed, Err(Error::PeerFailed { rank: 1, .. })));
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`World::launch`].
     pub fn launch(&self, ranks: usize, f: impl FnOnce(World<B>) -> Result<()>) -> Result<()> {
@@ -83,6 +108,17 @@ impl<B: Backend> Config<B> {
     }
 
     /// As [`World::launch_with`], with these settings.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, Result};
+    /// let config = Config::<Host>::default();
+    /// config.launch_with(2, |world| -> Result<(), Box<dyn std::error::Error>> {
+    ///     let text = std::str::from_utf8(b"7")?; // an error of another library
+    ///     assert_eq!(text.parse::<usize>()? + world.rank(), [7, 8][world.rank()]);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`World::launch`].

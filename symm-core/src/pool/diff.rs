@@ -39,6 +39,23 @@ pub struct SnapshotDiff {
 }
 
 /// What one line of a program has allocated for one group and not given back.
+///
+/// ```
+/// # use symm_core::{Config, Host, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// Config::<Host>::default().memory_history(1000).run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     let before = world.pool().snapshot();
+///     let (kept, line) = (symm!(group = tp, { tp.zeros::<f32>(256)? })?, line!());
+///     let leaked = world.pool().snapshot().diff(&before);
+///     let row = &leaked.rows[0];
+///     assert_eq!((row.bytes, row.blocks, row.plain), (1024, 1, false));
+///     assert!(row.group.as_deref().is_some_and(|group| group.starts_with("tp#")));
+///     assert!(row.site.as_deref().is_some_and(|site| site.ends_with(&format!(":{line}"))));
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -63,6 +80,20 @@ impl Snapshot {
     ///
     /// Exact for what was recorded. Of what was not, it is known where bytes are live now that were
     /// free then, not who freed and allocated meanwhile.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let before = world.pool().snapshot();
+    /// let kept = world.pool().zeros::<f32>(256)?;
+    /// drop(world.pool().zeros::<f32>(256)?);
+    /// let now = world.pool().snapshot();
+    /// assert_eq!(now.diff(&before).bytes, 1024); // of `kept` alone
+    /// assert_eq!(before.diff(&now).bytes, 0);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn diff(&self, earlier: &Snapshot) -> SnapshotDiff {
         let mut rows: BTreeMap<Key, (u64, u64)> = BTreeMap::new();
         let mut add = |key: Key, bytes: u64| {

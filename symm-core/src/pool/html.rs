@@ -30,6 +30,7 @@ impl Snapshot {
     /// })?;
     /// let file = std::env::temp_dir().join(format!("memory-{}.html", std::process::id()));
     /// std::fs::write(&file, &pages[0])?; // to be opened in a browser
+    /// assert!(pages[0].starts_with("<!doctype html>") && pages[0].contains("tp#"));
     /// # std::fs::remove_file(&file)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

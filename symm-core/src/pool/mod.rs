@@ -253,6 +253,19 @@ impl<B: Backend> Pool<B> {
     /// Ordinary memory for `len` elements, whatever scopes are open. Its contents are undefined on
     /// CUDA, zero on the host backend.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { world.pool().empty::<f32>(100)? })?; // the scope changes nothing
+    /// assert!(!x.is_symmetric());
+    /// assert_eq!(world.pool().stats().plain_live_bytes, 400);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::TooLarge`].
     #[track_caller]
@@ -261,6 +274,16 @@ impl<B: Backend> Pool<B> {
     }
 
     /// Ordinary memory of zeros.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let counters = world.pool().zeros::<u64>(3)?;
+    /// assert_eq!(counters.to_vec()?, [0, 0, 0]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`empty`](Pool::empty).
@@ -272,6 +295,16 @@ impl<B: Backend> Pool<B> {
     }
 
     /// Ordinary memory with a copy of `data`.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// let tokens = world.pool().from_slice(&[17, 4, 2026])?;
+    /// assert_eq!(tokens.to_vec()?, [17, 4, 2026]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`empty`](Pool::empty).
@@ -285,16 +318,61 @@ impl<B: Backend> Pool<B> {
     /// Forbids growth: from now on, an allocation that no free block fits is [`Error::Sealed`].
     /// Registration costs milliseconds and waits for peers, so a server seals its pool once it has
     /// warmed up. Ordinary memory is not affected.
+    ///
+    /// ```
+    /// # use symm_core::{Error, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// tp.reserve(8 << 20)?;
+    /// world.pool().seal();
+    /// let (fits, more) = symm!(group = tp, { (tp.empty::<u8>(8 << 20)?, tp.empty::<u8>(1)) })?;
+    /// assert!(matches!(more, Err(Error::Sealed { need: 512, .. })));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn seal(&self) {
         self.core().sealed.store(true, Ordering::Relaxed);
     }
 
     /// Allows growth again.
+    ///
+    /// ```
+    /// # use symm_core::{Error, Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// world.pool().seal();
+    /// let refused = symm!(group = tp, { tp.empty::<u8>(1) })?;
+    /// assert!(matches!(refused, Err(Error::Sealed { .. })));
+    /// world.pool().unseal();
+    /// let x = symm!(group = tp, { tp.empty::<u8>(1)? })?;
+    /// assert_eq!(world.pool().stats().segments, 1);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn unseal(&self) {
         self.core().sealed.store(false, Ordering::Relaxed);
     }
 
     /// What the pool holds now, in exact bytes.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<f32>(1000)? })?;
+    /// let y = world.pool().empty::<f32>(1000)?;
+    /// let stats = world.pool().stats();
+    /// assert_eq!((stats.segments, stats.reserved_bytes), (1, 8 << 20));
+    /// assert_eq!((stats.live_bytes(), stats.plain_live_bytes), (4096, 4000)); // x, y
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn stats(&self) -> PoolStats {
         let core = self.core();
         PoolStats {

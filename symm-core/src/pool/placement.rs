@@ -21,6 +21,20 @@ pub(crate) const GRANULE: u64 = 512;
 /// A place in an arena: the name of a block across ranks. Ordered by segment, then offset.
 ///
 /// See [`Buf::position`](crate::Buf::position).
+///
+/// ```
+/// # use symm_core::{Host, Position, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let (x, y) = symm!(group = tp, { (tp.empty::<u8>(700)?, tp.empty::<u8>(1)?) })?;
+/// assert_eq!(x.position(), Some(Position { segment: 0, offset: 0 }));
+/// assert_eq!(y.position(), Some(Position { segment: 0, offset: 1024 })); // 700, rounded up
+/// assert!(x.position() < y.position());
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// Index of the segment in its arena.

@@ -11,6 +11,21 @@ use std::fmt;
 ///
 /// All figures are bytes unless they say otherwise. The arenas are looked at one after the other, so
 /// what other threads change meanwhile may be seen in one and not in the next.
+///
+/// ```
+/// # use symm_core::{Host, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let x = symm!(group = tp, { tp.empty::<f32>(1000)? })?;
+/// let snapshot = world.pool().snapshot();
+/// assert_eq!((snapshot.rank, snapshot.recording), (world.rank(), false));
+/// assert_eq!((snapshot.live_bytes, snapshot.reserved_bytes), (4096, 8 << 20));
+/// assert_eq!((snapshot.segments.len(), snapshot.blocks.len()), (1, 2)); // x, and what is free
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -44,6 +59,22 @@ pub struct Snapshot {
 }
 
 /// One `ncclMemAlloc`.
+///
+/// ```
+/// # use symm_core::{Host, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let x = symm!(group = tp, { tp.empty::<f32>(1000)? })?;
+/// let segment = &world.pool().snapshot().segments[0];
+/// assert_eq!((&*segment.arena, segment.index), (tp.arena(), 0));
+/// assert_eq!((segment.bytes, segment.windows.len()), (8 << 20, 1));
+/// assert_eq!(segment.base, x.address()); // x is the first block
+/// assert_eq!(segment.graph_pool, None);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -64,6 +95,22 @@ pub struct SegmentMap {
 }
 
 /// A segment's window in one group.
+///
+/// ```
+/// # use symm_core::{Host, World, WindowState, groups, symm};
+/// groups! { pub Tp = "tp"; pub Cp = "cp"; arena(Tp, Cp); }
+/// # World::<Host>::run(2, |world| {
+/// # let (tp, cp) = (world.split::<Tp>(0, 0)?, world.split::<Cp>(0, 0)?);
+/// let x = symm!(group = tp, { tp.empty::<f32>(8)? })?;
+/// let y = symm!(group = cp, { cp.empty::<f32>(8)? })?;
+/// let windows = &world.pool().snapshot().segments[0].windows; // both lie in it
+/// let names: Vec<_> = windows.iter().map(|window| window.group.split('#').next()).collect();
+/// assert_eq!(names, [Some("tp"), Some("cp")]);
+/// assert!(windows.iter().all(|window| window.state == WindowState::Registered));
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -75,6 +122,22 @@ pub struct WindowMap {
 }
 
 /// Whether a segment has its window in a group.
+///
+/// ```
+/// # use symm_core::{Host, World, WindowState, groups};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let state = || world.pool().snapshot().segments[0].windows[0].state;
+/// let scope = tp.scope()?;
+/// let x = scope.empty::<f32>(8)?;
+/// assert_eq!(state(), WindowState::Pending);
+/// scope.close()?;
+/// assert_eq!(state(), WindowState::Registered);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -94,6 +157,21 @@ pub enum WindowState {
 }
 
 /// A range of a segment that is of one kind.
+///
+/// ```
+/// # use symm_core::{BlockState, Config, Host, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// Config::<Host>::default().memory_history(1000).run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     let (x, line) = (symm!(group = tp, { tp.empty::<f32>(1000)? })?, line!());
+///     let block = &world.pool().snapshot().blocks[0];
+///     assert_eq!((block.segment, block.offset, block.bytes), (0, 0, 4096));
+///     assert_eq!((block.state, block.sequence), (BlockState::Live, Some(1)));
+///     assert!(block.site.as_deref().is_some_and(|site| site.ends_with(&format!(":{line}"))));
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -119,6 +197,25 @@ pub struct BlockMap {
 }
 
 /// What a range of a segment is.
+///
+/// ```
+/// # use symm_core::{BlockState, Host, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let states = || -> Vec<BlockState> {
+///     world.pool().snapshot().blocks.iter().map(|block| block.state).collect()
+/// };
+/// let x = symm!(group = tp, { tp.empty::<f32>(8)? })?.share()?;
+/// assert_eq!(states(), [BlockState::Live, BlockState::Free]);
+/// drop(x); // until a round has found that all ranks have dropped theirs:
+/// assert_eq!(states(), [BlockState::Returning, BlockState::Free]);
+/// tp.trim()?;
+/// assert_eq!(states(), []);
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(
     feature = "serde",
@@ -139,6 +236,19 @@ pub enum BlockState {
 }
 
 /// Ordinary memory.
+///
+/// ```
+/// # use symm_core::{Config, Host};
+/// Config::<Host>::default().memory_history(1000).run(1, |world| {
+///     let (x, line) = (world.pool().zeros::<f32>(100)?, line!());
+///     let snapshot = world.pool().snapshot();
+///     let [plain] = &snapshot.plain[..] else { panic!("one allocation") };
+///     assert_eq!((plain.address, plain.bytes), (x.address(), 400));
+///     assert!(plain.site.as_deref().is_some_and(|site| site.ends_with(&format!(":{line}"))));
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -158,6 +268,25 @@ pub struct PlainMap {
 }
 
 /// A graph among those of a rank.
+///
+/// ```
+/// # use symm_core::{GraphPool, Host, ReduceOp, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let mut x = symm!(group = tp, { tp.zeros::<f32>(100)? })?;
+/// let graphs = GraphPool::new(world.pool());
+/// let step = |_pass| tp.all_reduce_in_place(&mut x, ReduceOp::Sum);
+/// let captured = graphs.capture(world.stream(), step)?;
+///
+/// let snapshot = world.pool().snapshot();
+/// let name = snapshot.graphs[0].name;
+/// assert_eq!((name.pool, name.number, &*name.to_string()), (1, 1, "1.1")); // from 1
+/// assert_eq!(snapshot.blocks[0].graphs, [name]); // x, which the graph uses when it runs
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -169,6 +298,26 @@ pub struct GraphName {
 }
 
 /// A graph that is alive.
+///
+/// ```
+/// # use symm_core::{GraphPool, Host, ReduceOp, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// # World::<Host>::run(2, |world| {
+/// # let tp = world.split::<Tp>(0, 0)?;
+/// let mut x = symm!(group = tp, { tp.zeros::<f32>(100)? })?;
+/// let graphs = GraphPool::new(world.pool());
+/// let step = |_pass| tp.all_reduce_in_place(&mut x, ReduceOp::Sum);
+/// let captured = graphs.capture(world.stream(), step)?;
+///
+/// let snapshot = world.pool().snapshot();
+/// let graph = &snapshot.graphs[0];
+/// assert_eq!((graph.collectives, graph.leased_bytes, graph.owned_bytes), (1, 512, 0)); // of x
+/// drop(captured);
+/// assert!(world.pool().snapshot().graphs.is_empty());
+/// # Ok(())
+/// # })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -186,6 +335,21 @@ pub struct GraphMap {
 }
 
 /// What was in use after a change.
+///
+/// ```
+/// # use symm_core::{Config, Host, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// Config::<Host>::default().memory_history(1000).run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     drop(symm!(group = tp, { tp.empty::<f32>(100)? })?);
+///     let timeline = world.pool().snapshot().timeline;
+///     let live: Vec<u64> = timeline.iter().map(|sample| sample.live_bytes).collect();
+///     assert_eq!(live, [0, 512, 0]); // a segment, the buffer, its end
+///     assert!(timeline.iter().all(|sample| sample.reserved_bytes == 8 << 20));
+///     Ok(())
+/// })?;
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -41,12 +41,41 @@ pub struct PoolStats {
 
 impl PoolStats {
     /// Bytes that buffers own in all arenas, in multiples of 512.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let x = symm!(group = tp, { tp.empty::<u8>(700)? })?;
+    /// let y = world.pool().empty::<u8>(700)?; // ordinary memory does not count
+    /// assert_eq!(world.pool().stats().live_bytes(), 1024);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn live_bytes(&self) -> u64 {
         self.arenas.iter().map(|arena| arena.live_bytes).sum()
     }
 }
 
 /// One arena at one moment.
+///
+/// ```
+/// # use symm_core::{Host, World, groups, symm};
+/// # groups! { pub Tp = "tp"; }
+/// let digests = World::<Host>::run(2, |world| {
+///     let tp = world.split::<Tp>(0, 0)?;
+///     let (x, y) = symm!(group = tp, { (tp.empty::<u8>(1000)?, tp.empty::<u8>(1)?) })?;
+///     drop(y);
+///     let arena = &world.pool().stats().arenas[0];
+///     assert_eq!((arena.allocations, arena.live_blocks, arena.segments), (2, 1, 1));
+///     assert_eq!((arena.live_bytes, arena.peak_live_bytes), (1024, 1536));
+///     Ok(arena.digest)
+/// })?;
+/// assert_eq!(digests[0], digests[1]); // the ranks have allocated alike
+/// # Ok::<(), symm_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ArenaStats {

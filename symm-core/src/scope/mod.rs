@@ -80,7 +80,8 @@ impl<B: Backend> Drop for Frame<B> {
 ///     let scope = tp.scope()?;
 ///     let mut x = scope.zeros::<f32>(16)?;
 ///     scope.close()?; // registers the segment that x lies in, on both ranks
-///     tp.all_reduce_in_place(&mut x, symm_core::ReduceOp::Sum)?;
+///     let path = tp.all_reduce_in_place(&mut x, symm_core::ReduceOp::Sum)?;
+///     assert_eq!(path, symm_core::Path::Symmetric);
 ///     Ok(())
 /// })?;
 /// # Ok::<(), symm_core::Error>(())
@@ -122,6 +123,21 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     /// Ends the scope and registers the segments that it touched with the group. All ranks of the
     /// group close at the same point.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// let x = scope.zeros::<f32>(16)?;
+    /// assert_eq!(tp.windows(), 0);
+    /// scope.close()?; // on both ranks: it meets the other one
+    /// assert_eq!(tp.windows(), 1);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Registration`]; [`Error::ScopeOrder`] when a scope opened inside is still open or
     /// was leaked.
@@ -150,6 +166,20 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     /// A buffer of this scope's group for `len` elements; undefined contents on CUDA, zeros on the
     /// host backend.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// let x = scope.empty::<f32>(1000)?; // the type of its group is the scope's
+    /// scope.close()?;
+    /// assert_eq!((x.len(), x.is_symmetric()), (1000, true));
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::BudgetExceeded`], [`Error::Sealed`], [`Error::TooLarge`].
     #[inline]
@@ -160,6 +190,20 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
 
     /// A buffer of zeros.
     ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// let x = scope.zeros::<f32>(3)?;
+    /// scope.close()?;
+    /// assert_eq!(x.to_vec()?, [0.0; 3]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`empty`](Scope::empty).
     #[track_caller]
@@ -168,6 +212,20 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     }
 
     /// A buffer with a copy of `data`, whose length is the same on all ranks of the group.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// let x = scope.from_slice(&[tp.rank() as i32, 5])?;
+    /// scope.close()?;
+    /// assert_eq!(x.to_vec()?, [tp.rank() as i32, 5]);
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`empty`](Scope::empty).
@@ -191,6 +249,19 @@ impl<G: GroupTag, B: Backend> Scope<G, B> {
     }
 
     /// Where the scope was opened.
+    ///
+    /// ```
+    /// # use symm_core::{Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(1, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let (scope, line) = (tp.scope()?, line!());
+    /// assert_eq!((scope.site().file(), scope.site().line()), (file!(), line));
+    /// scope.close()?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn site(&self) -> Site {
         self.site
     }
@@ -248,6 +319,23 @@ impl<B: Backend> Suspension<B> {
 
     /// Ends it here, and reports a wrong order.
     ///
+    /// ```
+    /// # use symm_core::{Buf, Host, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// # World::<Host>::run(2, |world| {
+    /// # let tp = world.split::<Tp>(0, 0)?;
+    /// let scope = tp.scope()?;
+    /// let ordinary = tp.suspend()?;
+    /// let mine: Buf<f32, Host> = Buf::empty(8)?;
+    /// ordinary.resume()?;
+    /// let ours: Buf<f32, Host> = Buf::empty(8)?;
+    /// scope.close()?;
+    /// assert!(!mine.is_symmetric() && ours.is_symmetric());
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ScopeOrder`] when a scope opened inside is still open.
     pub fn resume(self) -> Result<()> {
@@ -293,6 +381,17 @@ impl<B: Backend> StreamScope<B> {
     }
 
     /// Ends it here, and reports a wrong order.
+    ///
+    /// ```
+    /// # use symm_core::{Error, Host, World};
+    /// # World::<Host>::run(1, |world| {
+    /// # let [one, other] = [world.new_stream()?, world.new_stream()?];
+    /// let (outer, _inner) = (world.on_stream(&one)?, world.on_stream(&other)?);
+    /// assert!(matches!(outer.end(), Err(Error::ScopeOrder { .. }))); // the inner one goes first
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::ScopeOrder`] when a scope opened inside is still open.

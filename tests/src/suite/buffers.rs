@@ -86,10 +86,9 @@ fn are_copied_to_each_other<B: Backend>(world: &World<B>) -> Outcome {
     y.copy_from(plain(&x))?;
     ensure_matches!(
         y.copy_from(plain(&x).part(0..7)?),
-        Err(Error::Range {
-            end: 7,
-            len: 5000,
-            ..
+        Err(Error::CopyLength {
+            got: 7,
+            expected: 5000
         })
     );
     let mut expected = data.clone();
@@ -104,18 +103,16 @@ fn lengths_must_agree<B: Backend>(world: &World<B>) -> Outcome {
     let mut x = symm!(group = tp, { tp.from_slice(&[1i32; 4])? })?;
     ensure_matches!(
         x.copy_from_slice(&[2; 5]),
-        Err(Error::Range {
-            start: 0,
-            end: 5,
-            len: 4
+        Err(Error::CopyLength {
+            got: 5,
+            expected: 4
         })
     );
     ensure_matches!(
         x.copy_from_slice(&[2; 3]),
-        Err(Error::Range {
-            start: 0,
-            end: 3,
-            len: 4
+        Err(Error::CopyLength {
+            got: 3,
+            expected: 4
         })
     );
     ensure_same!(x.to_vec()?, [1; 4], "after refused copies");

@@ -391,7 +391,7 @@ fn bad_input_is_refused_in_captures_too<B: Backend>(world: &World<B>) -> Outcome
             tp.broadcast_in_place(&mut sum, 99),
             Err(Error::NoSuchRank { rank: 99, .. })
         );
-        ensure_matches!(sum.copy_from(plain(&short)), Err(Error::Range { .. }));
+        ensure_matches!(sum.copy_from(plain(&short)), Err(Error::CopyLength { .. }));
         ensure_matches!(tp.empty::<f32>(1), Err(Error::NoScope { .. }));
         Ok(sum)
     })?;

@@ -27,6 +27,7 @@ pub(super) fn cases<B: Backend>() -> Vec<Case<B>> {
         large_all_gather,
         large_reduce_scatter,
         large_all_to_all,
+        ordinary_kernels_behind_exchanges,
         operands_of_other_ranks_may_have_any_length,
         nothing_to_move_is_no_error,
         follow_each_other_without_waiting,
@@ -314,6 +315,43 @@ fn large_reduce_scatter<B: Backend>(world: &World<B>) -> Outcome {
 fn large_all_to_all<B: Backend>(world: &World<B>) -> Outcome {
     let tp = world.split(0, 0)?;
     LARGE.iter().try_for_each(|&len| exchanges_all(&tp, len))
+}
+
+/// Before 2.29.2 NCCL's ordinary kernels fail on memory in a window that was sent or received before
+/// (`EXCHANGE_FIRST`). Only large calls take the kernels that do.
+fn ordinary_kernels_behind_exchanges<B: Backend>(world: &World<B>) -> Outcome {
+    let tp = world.split::<Tp>(0, 0)?;
+    let (len, ranks, me) = (1 << 21, tp.size(), tp.rank());
+    let (mut x, mut y) = operands::<f64, B>(&tp, &vec![me as f64; len], len)?;
+    tp.all_to_all(&x, &mut y)?;
+    let mut last: Vec<f64> = (0..ranks)
+        .flat_map(|rank| vec![rank as f64; len / ranks])
+        .collect();
+    ensure_same!(y.to_vec()?, last, "exchanged");
+
+    let (next, before) = ((me + 1) % ranks, (me + ranks - 1) % ranks);
+    let mut ring = tp.batch();
+    ring.send(&x, next).recv(&mut y, before);
+    ring.launch()?;
+    ensure_same!(
+        y.to_vec()?,
+        vec![before as f64; len],
+        "from the rank before"
+    );
+
+    let sum = (0..ranks).sum::<usize>() as f64;
+    for op in [ReduceOp::Sum, ReduceOp::Max] {
+        let path = tp.all_reduce(&x, &mut y, op)?;
+        ensure_eq!(path, Path::Plain(Reason::NoKernel));
+        last.fill(match op {
+            ReduceOp::Sum => sum,
+            _ => (ranks - 1) as f64,
+        });
+        ensure_same!(y.to_vec()?, last, "{op:?}");
+    }
+    tp.broadcast_in_place(&mut x, ranks - 1)?;
+    ensure_same!(x.to_vec()?, vec![(ranks - 1) as f64; len], "broadcast");
+    Ok(())
 }
 
 fn operands_of_other_ranks_may_have_any_length<B: Backend>(world: &World<B>) -> Outcome {

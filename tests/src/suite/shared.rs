@@ -143,7 +143,7 @@ fn it_is_written_by_who_is_alone<B: Backend>(world: &World<B>) -> Outcome {
         return Err(Failure::new("nobody else has it"));
     };
     alone.copy_from_slice(&part(5, tp.rank(), LEN))?;
-    ensure_matches!(alone.copy_from_slice(&[0.0]), Err(Error::Range { .. }));
+    ensure_matches!(alone.copy_from_slice(&[0.0]), Err(Error::CopyLength { .. }));
     tp.all_reduce_in_place(&mut alone, ReduceOp::Sum)?;
     ensure_same!(x.to_vec()?, total(5, tp.size(), LEN), "the sum");
     if let Some(mut alone) = x.get_mut() {

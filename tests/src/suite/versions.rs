@@ -14,6 +14,7 @@ pub(super) fn cases<B: Backend>() -> Vec<Case<B>> {
         an_override_takes_the_symmetric_path,
         every_symmetric_operation_follows,
         eager_calls_do_not_follow,
+        ordinary_kernels_behind_exchanges,
     ]
 }
 
@@ -125,6 +126,34 @@ fn eager_calls_do_not_follow<B: Backend>(world: &World<B>) -> Outcome {
             .map(|sum| sum * tp.size() as f32)
             .collect();
         ensure_same!(graph.output().to_vec()?, expected, "round {round}");
+    }
+    Ok(())
+}
+
+/// As the case of this name about collectives, in captures and behind them.
+fn ordinary_kernels_behind_exchanges<B: Backend>(world: &World<B>) -> Outcome {
+    let tp = world.split::<Tp>(0, 0)?;
+    let graphs = GraphPool::new(world.pool());
+    let (len, ranks) = (1 << 21, tp.size());
+    let mut x = symm!(group = tp, { tp.zeros::<f64>(len)? })?;
+    let mut graph = graphs.capture(world.stream(), |_| -> Result<_> {
+        let (mut y, mut z) = symm!(group = tp, { (tp.empty(len)?, tp.empty(len)?) })?;
+        tp.all_to_all(&x, &mut y)?;
+        tp.all_reduce(&y, &mut z, ReduceOp::Sum)?;
+        Ok(z)
+    })?;
+    let sum = (0..ranks).sum::<usize>() as f64;
+    for round in 1..4 {
+        x.copy_from_slice(&vec![(round * tp.rank()) as f64; len])?;
+        graph.launch()?;
+        // Each rank had the same parts, from ranks 0, 1, ..
+        let expected: Vec<f64> = (0..ranks)
+            .flat_map(|rank| vec![(round * rank * ranks) as f64; len / ranks])
+            .collect();
+        ensure_same!(graph.output().to_vec()?, expected, "replay {round}");
+        let mut y = symm!(group = tp, { tp.empty(len)? })?;
+        tp.all_reduce(&x, &mut y, ReduceOp::Sum)?;
+        ensure_same!(y.to_vec()?, vec![round as f64 * sum; len], "eager {round}");
     }
     Ok(())
 }

@@ -93,6 +93,15 @@ const NAME: &str = "cuda";
 ///
 /// Without the feature `cuda` it is a name that cannot run, so that types with this default mean
 /// the same in every build.
+///
+/// ```
+/// # use symm_core::{Cuda, World};
+/// // On a machine without GPUs it says so.
+/// match World::<Cuda>::run(1, |world| Ok(world.device())) {
+///     Ok(devices) => assert_eq!(devices, ["cuda:0"]),
+///     Err(error) => assert!(error.is_unavailable(), "{error}"),
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cuda;
 

@@ -7,6 +7,15 @@ use crate::backend::defects::{self, Defect};
 use crate::error::{Error, Result};
 
 /// What [`Cuda::probe`](super::Cuda::probe) found. Printed, it says so in plain words.
+///
+/// ```
+/// # use symm_core::Cuda;
+/// let probe = Cuda::probe();
+/// match (&probe.driver, &probe.nccl) {
+///     (Ok(_), Ok(_)) => assert!(probe.usable().is_ok()),
+///     _ => assert!(probe.to_string().contains("not usable: ")),
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Probe {
@@ -20,6 +29,14 @@ pub struct Probe {
 }
 
 /// NVIDIA's driver.
+///
+/// ```
+/// # use symm_core::Cuda;
+/// match Cuda::probe().driver {
+///     Ok(driver) => assert!(driver.to_string().starts_with("driver: CUDA ")),
+///     Err(error) => assert!(error.is_unavailable(), "{error}"),
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DriverInfo {
@@ -30,6 +47,15 @@ pub struct DriverInfo {
 }
 
 /// One GPU.
+///
+/// ```
+/// # use symm_core::Cuda;
+/// let devices = Cuda::probe().driver.map(|driver| driver.devices);
+/// for (number, device) in devices.into_iter().flatten().enumerate() {
+///     assert_eq!(device.ordinal, number);
+///     assert!(device.to_string().contains(&device.name));
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceInfo {
@@ -44,6 +70,14 @@ pub struct DeviceInfo {
 }
 
 /// NCCL.
+///
+/// ```
+/// # use symm_core::Cuda;
+/// match Cuda::probe().nccl {
+///     Ok(nccl) => assert!(nccl.to_string().ends_with(&*nccl.path.to_string_lossy())),
+///     Err(error) => assert!(error.is_unavailable(), "{error}"),
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NcclInfo {
@@ -70,6 +104,14 @@ impl NcclInfo {
 
 impl Probe {
     /// Whether the backend can run here.
+    ///
+    /// ```
+    /// # use symm_core::{Cuda, Error};
+    /// match Cuda::probe().usable() {
+    ///     Ok(()) => println!("ranks can be GPUs"),
+    ///     Err(error) => assert!(matches!(error, Error::Unavailable { backend: "cuda", .. })),
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Unavailable`] with what is missing, the driver first.

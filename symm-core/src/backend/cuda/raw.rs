@@ -14,6 +14,22 @@ impl<G: GroupTag> Group<G, Cuda> {
     /// [`members`](Group::members) numbers the ranks of the communicator, since it knows no world
     /// ranks.
     ///
+    /// ```no_run
+    /// # use symm_core::{Cuda, Group, ReduceOp, Result, World, groups, symm};
+    /// # groups! { pub Tp = "tp"; }
+    /// use std::ffi::c_void;
+    ///
+    /// /// Sums over the ranks of a communicator that the program made by itself.
+    /// fn summed(world: &World<Cuda>, comm: *mut c_void) -> Result<Vec<f32>> {
+    ///     // SAFETY: `comm` outlives the group, and nobody else uses it meanwhile.
+    ///     let tp = unsafe { Group::<Tp, Cuda>::from_raw(world, comm) }?;
+    ///     let mut x = symm!(group = tp, { tp.from_slice(&[1.0f32])? })?;
+    ///     tp.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    ///     x.to_vec()
+    /// }
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
+    ///
     /// # Safety
     /// `comm` is a blocking `ncclComm_t` of the NCCL that this process loaded ([`Cuda::probe`]
     /// names the file), on this rank's device. It outlives the group and every buffer of it, and
@@ -34,6 +50,18 @@ impl<G: GroupTag> Group<G, Cuda> {
     ///
     /// Calls with it are the caller's to order with this crate's: one thread at a time, the same on
     /// all ranks, and no registration or destruction.
+    ///
+    /// ```no_run
+    /// # use symm_core::{Cuda, World, groups};
+    /// # groups! { pub Tp = "tp"; }
+    /// World::<Cuda>::run(1, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let comm: *mut std::ffi::c_void = tp.as_raw()?; // for `ncclCommCount` and the like
+    ///     assert!(!comm.is_null());
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// Never while a handle of the group is alive.

@@ -32,6 +32,21 @@ pub struct Fault {
 
 impl Fault {
     /// `what` happens on `rank` at `at`.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host};
+    /// # use symm_core::host::{At, CallKind, Fault, Options, What};
+    /// const FULL: Fault = Fault::new(0, At::Call(CallKind::AllocPlain, 2), What::OutOfMemory);
+    ///
+    /// let config = Config::<Host>::default().options(Options::default().fault(FULL));
+    /// config.run(1, |world| {
+    ///     assert!(world.pool().zeros::<f32>(4).is_ok());
+    ///     let second = world.pool().zeros::<f32>(4);
+    ///     assert!(matches!(second, Err(Error::OutOfMemory { .. })));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub const fn new(rank: usize, at: At, what: What) -> Self {
         Self { rank, at, what }
     }
@@ -97,6 +112,15 @@ macro_rules! calls {
             pub(super) const ALL: [CallKind; [$(CallKind::$kind),+].len()] = [$(CallKind::$kind),+];
 
             /// The call's name in messages.
+            ///
+            /// ```
+            /// # use symm_core::{Config, Error, Host};
+            /// # use symm_core::host::{At, CallKind, Fault, Options, What};
+            /// let fault = Fault::new(0, At::Call(CallKind::Upload, 1), What::Fail);
+            /// let config = Config::<Host>::default().options(Options::default().fault(fault));
+            /// let failed = config.run(1, |world| world.pool().from_slice(&[1.0f32]).map(drop));
+            /// assert!(matches!(failed, Err(Error::Backend { call, .. }) if call == CallKind::Upload.name()));
+            /// ```
             pub const fn name(self) -> &'static str {
                 match self { $(CallKind::$kind => $name,)+ }
             }

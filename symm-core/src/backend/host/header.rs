@@ -64,7 +64,14 @@ impl Header {
 
     /// What runs on these versions only because nothing refuses it: NCCL chooses a kernel that was
     /// never built.
-    pub(super) fn check_defects(&self, version: u32) -> Result<()> {
+    pub(super) fn check_defects(&self, version: u32, in_windows: bool) -> Result<()> {
+        if self.op.is_exchange() && in_windows && (22700..22902).contains(&version) {
+            let why = "before NCCL 2.29.2 later collectives on that memory follow a null pointer: use a communicator without windows";
+            return Err(Error::Unsupported {
+                what: "sending or receiving memory in windows",
+                why: why.into(),
+            });
+        }
         if self.symmetric
             && self.op == Op::AllReduce(ReduceOp::Avg)
             && (23003..=23007).contains(&version)
@@ -344,8 +351,12 @@ mod tests {
         }
         assert!(
             header(Op::AllReduce(ReduceOp::Avg), 23007, HERE, HERE)
-                .check_defects(23007)
+                .check_defects(23007, true)
                 .is_err()
         );
+        let message = header(Op::Send { peer: 1 }, 22809, HERE, None);
+        assert!(message.check_defects(22809, true).is_err());
+        assert!(message.check_defects(22809, false).is_ok());
+        assert!(message.check_defects(22902, true).is_ok());
     }
 }

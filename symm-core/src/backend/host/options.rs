@@ -60,6 +60,19 @@ impl Default for Options {
 impl Options {
     /// Seeds the order in which streams run and the addresses of memory. Without it
     /// `$SYMM_HOST_SEED` does, else a constant.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, Result};
+    /// # use symm_core::host::Options;
+    /// let address = |seed| -> Result<u64> {
+    ///     let config = Config::<Host>::default().options(Options::default().seed(seed));
+    ///     let ranks = config.run(1, |world| Ok(world.pool().zeros::<f32>(4)?.address()))?;
+    ///     Ok(ranks[0])
+    /// };
+    /// assert_eq!(address(7)?, address(7)?);
+    /// assert_ne!(address(7)?, address(8)?);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
@@ -67,6 +80,14 @@ impl Options {
 
     /// Bytes of each rank's device (8 GiB by default); more is `OutOfMemory`. Memory that is never
     /// touched costs the host nothing.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host};
+    /// # use symm_core::host::Options;
+    /// let config = Config::<Host>::default().options(Options::default().memory(1 << 20));
+    /// let ranks = config.run(1, |world| world.pool().zeros::<u8>(2 << 20).map(drop));
+    /// assert!(matches!(ranks, Err(Error::OutOfMemory { need, .. }) if need == 2 << 20));
+    /// ```
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
@@ -74,18 +95,64 @@ impl Options {
 
     /// Whether communicators have windows. If not, registering succeeds and gives none, as NCCL
     /// does where symmetric memory is not supported.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, Path, Reason, ReduceOp, groups, symm};
+    /// # use symm_core::host::Options;
+    /// # groups! { pub Tp = "tp"; }
+    /// let config = Config::<Host>::default().options(Options::default().windows(false));
+    /// let paths = config.run(2, |world| {
+    ///     let tp = world.split::<Tp>(0, 0)?;
+    ///     let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+    ///     tp.all_reduce_in_place(&mut x, ReduceOp::Sum)
+    /// })?;
+    /// assert_eq!(paths, [Path::Plain(Reason::Unsupported); 2]);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn windows(mut self, windows: bool) -> Self {
         self.windows = windows;
         self
     }
 
     /// The NCCL whose rules hold, as NCCL writes versions (2.30.7, the default, is 23007).
+    ///
+    /// ```
+    /// # use symm_core::{Config, Host, Path, Reason, ReduceOp, groups, symm};
+    /// # use symm_core::host::Options;
+    /// # groups! { pub Tp = "tp"; }
+    /// let average = |version| {
+    ///     let options = Options::default().nccl_version(version);
+    ///     Config::<Host>::default().options(options).run(2, |world| {
+    ///         let tp = world.split::<Tp>(0, 0)?;
+    ///         let mut x = symm!(group = tp, { tp.zeros::<f32>(4)? })?;
+    ///         tp.all_reduce_in_place(&mut x, ReduceOp::Avg)
+    ///     })
+    /// };
+    /// assert_eq!(average(22_907)?, [Path::Plain(Reason::NoKernel); 2]);
+    /// assert_eq!(average(23_007)?, [Path::Plain(Reason::Defect); 2]);
+    /// # Ok::<(), symm_core::Error>(())
+    /// ```
     pub fn nccl_version(mut self, version: u32) -> Self {
         self.nccl_version = version;
         self
     }
 
     /// Adds something that goes wrong.
+    ///
+    /// ```
+    /// # use symm_core::{Config, Error, Host};
+    /// # use std::time::Duration;
+    /// # use symm_core::host::{At, CallKind, Fault, Options, What};
+    /// let slow = Fault::new(0, At::Call(CallKind::Download, 1), What::Delay(Duration::from_millis(20)));
+    /// let broken = Fault::new(0, At::Call(CallKind::Download, 2), What::Fail);
+    /// let options = Options::default().fault(slow).fault(broken);
+    /// let ranks = Config::<Host>::default().options(options).run(1, |world| {
+    ///     let x = world.pool().zeros::<f32>(4)?;
+    ///     x.to_vec()?; // 20 ms later
+    ///     x.to_vec().map(drop)
+    /// });
+    /// assert!(matches!(ranks, Err(Error::Backend { call: "download", .. })));
+    /// ```
     pub fn fault(mut self, fault: Fault) -> Self {
         self.faults.push(fault);
         self

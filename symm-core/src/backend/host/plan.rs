@@ -159,7 +159,8 @@ impl Planned {
         };
         let (send, recv) = (operand(call.send, send)?, operand(call.recv, recv)?);
         let header = Header::new(call, ranks, comm.version, send.place, recv.place);
-        header.check_defects(comm.version)?;
+        let in_windows = send.place.is_some() || recv.place.is_some();
+        header.check_defects(comm.version, in_windows)?;
         Ok(Self {
             header,
             pair,

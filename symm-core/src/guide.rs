@@ -1,0 +1,5 @@
+//! Pages that are read, not called.
+#[doc = include_str!("../docs/errors.md")]
+pub mod errors {}
+#[doc = include_str!("../docs/migration.md")]
+pub mod migration {}
