@@ -43,7 +43,7 @@ fn write_their_range_alone<B: Backend>(world: &World<B>) -> Outcome {
     x.view_mut(50..53)?.fill_zero()?;
     ensure_matches!(
         x.view_mut(0..5)?.copy_from_slice(&[9; 6]),
-        Err(Error::Range { .. })
+        Err(Error::CopyLength { .. })
     );
     expected[10..20].fill(1);
     expected[50..53].fill(0);
