@@ -93,7 +93,7 @@ impl Function {
             errors.push(Error::new(
                 asyncness.span,
                 "a scope cannot be held across `.await`: move what allocates into a function that is not async, \
-                 annotate that one, and call it here",
+                 annotate that one, and call it from the thread that runs the model (see symm_core::guide::servers)",
             ));
         }
         Futures(errors).visit_return_type(&self.sig.output);
@@ -161,7 +161,7 @@ impl<'ast> Visit<'ast> for Futures<'_> {
             self.0.push(Error::new_spanned(
                 bound,
                 "the returned future would run after the scope has closed: move what allocates into a function of \
-                 its own, and annotate that one",
+                 its own, and annotate that one (see symm_core::guide::servers)",
             ));
         }
     }

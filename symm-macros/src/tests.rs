@@ -143,7 +143,7 @@ fn all_errors_are_reported_beside_the_item() {
             "expected `,`",
             "`on_error` is `poison` or `panic`",
             "a scope cannot be held across `.await`: move what allocates into a function that is not async, \
-             annotate that one, and call it here",
+             annotate that one, and call it from the thread that runs the model (see symm_core::guide::servers)",
         ]
     );
 }

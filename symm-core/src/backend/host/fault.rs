@@ -59,6 +59,7 @@ impl Fault {
 /// assert_ne!(At::Nth(1), At::Call(CallKind::Open, 1)); // the same call, named in two ways
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum At {
     /// The n-th call of any kind.
     Nth(u64),
@@ -74,6 +75,7 @@ pub enum At {
 /// assert!(format!("{slow:?}").contains("20ms"));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum What {
     /// The call fails, as a broken driver would, and does nothing.
     Fail,
