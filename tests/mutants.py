@@ -253,6 +253,13 @@ MUTANTS = {
         "false && has_kernel",
         ["--test", "graphs"],
     ),
+    # Before NCCL 2.29.2, exchanges use the communicator that has the windows.
+    "exchanges-on-windows": (
+        "symm-core/src/group/twin.rs",
+        "defects::EXCHANGE_FIRST.affects(self.version) && self.has_twin()",
+        "false && self.has_twin()",
+        ["--test", "conformance", "--", "exchanges"],
+    ),
     # A graph's groups end when the reaper comes to it, so ranks differ in when a shared arena ends.
     "groups-end-on-the-reaper": (
         "symm-core/src/capture/graph.rs",
