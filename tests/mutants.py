@@ -141,7 +141,7 @@ MUTANTS = {
     ),
     # A graph does not keep the buffers from outside that it uses.
     "no-lease": (
-        "symm-core/src/capture/active.rs",
+        "symm-core/src/capture/uses.rs",
         "        if lease.hold(&self.holder) {\n",
         "        if false && lease.hold(&self.holder) {\n",
         ["--test", "graphs"],
@@ -234,7 +234,7 @@ MUTANTS = {
     ),
     # Buffers that are freed in a capture and are not its own touch the captured stream.
     "frees-in-captures": (
-        "symm-core/src/capture/active.rs",
+        "symm-core/src/capture/uses.rs",
         "    if !here {\n",
         "    if false && !here {\n",
         ["--test", "graphs"],
@@ -290,7 +290,7 @@ MUTANTS = {
     ),
     # A graph reads a shared buffer before it is written.
     "launch-before-shared-writes": (
-        "symm-core/src/capture/active.rs",
+        "symm-core/src/capture/uses.rs",
         "            .for_each(|stream| self.holder.launch_after(stream));\n",
         "            .for_each(|_| ());\n",
         ["--test", "conformance", "a_graph_comes_after_its_writes"],

@@ -276,6 +276,128 @@ fn different_splits_are_an_error_on_all_ranks() {
 }
 
 #[test]
+fn a_refused_split_says_what_each_rank_wanted_and_leaves_the_world_whole() {
+    config()
+        .run(2, |world| {
+            let refused = match world.rank() {
+                0 => world.split::<Tp>(0, 0).map(drop),
+                _ => world.split::<Cp>(0, 0).map(drop),
+            };
+            let said = refused.unwrap_err().to_string();
+            let (me, other) = (["tp", "cp"][world.rank()], ["cp", "tp"][world.rank()]);
+            let (mine, theirs) = (world.rank(), 1 - world.rank());
+            let words = format!("split #0: rank {mine} splits {me}, rank {theirs} splits {other}");
+            assert!(said.ends_with(&words), "{said}");
+            world.check()?;
+            program(world).map(drop)
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_split_that_fails_inside_ends_the_world_for_all_ranks() {
+    let broken = faulty(Fault::new(1, At::Call(CallKind::Split, 2), What::Fail));
+    let results = broken.run(3, |world| {
+        let tp = world.split::<Tp>(0, 0)?;
+        let failed = world.split::<Cp>(world.rank() / 2, 0).map(drop);
+        while world.check().is_ok() {
+            std::thread::yield_now();
+        }
+        world.rebuild()?;
+        let cp = world.split::<Cp>(world.rank() / 2, 0)?;
+        Ok((failed.is_err(), label(&tp), label(&cp)))
+    });
+    let results = results.unwrap();
+    assert!(results[1].0, "{results:?}");
+    for (rank, (_, tp, cp)) in results.iter().enumerate() {
+        // The split that failed took two numbers.
+        let cp_is = ["cp#4", "cp#4", "cp#5"][rank];
+        assert_eq!((&tp[..], &cp[..]), ("tp#1", cp_is));
+    }
+}
+
+/// The group's name in messages.
+fn label(group: &impl std::fmt::Debug) -> String {
+    let shown = format!("{group:?}");
+    let label = shown.split('"').nth(1).unwrap();
+    label.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn all_ranks_name_a_group_alike_and_no_other() {
+    let names = config().run(4, |world| {
+        let tp = world.split::<Tp>(world.rank() / 2, 0)?; // {0, 1} and {2, 3}
+        let cp = world.split::<Cp>(0, 0)?;
+        let again = world.split::<Tp>(9 - world.rank(), 0)?; // each alone
+        let mut x = symm!(group = tp, { tp.zeros::<f32>(8)? })?;
+        let said = tp.broadcast_in_place(&mut x, 9).unwrap_err().to_string();
+        assert!(
+            said.contains(&format!(" on {} (rank", label(&tp))),
+            "{said}"
+        );
+        assert_eq!(tp.arena(), label(&tp));
+        let windows = &world.pool().snapshot().segments[0].windows;
+        assert_eq!(windows[0].group, label(&tp));
+        Ok([label(&tp), label(&cp), label(&again)])
+    });
+    let expected = [
+        ["tp#1", "cp#3", "tp#7"],
+        ["tp#1", "cp#3", "tp#6"],
+        ["tp#2", "cp#3", "tp#5"],
+        ["tp#2", "cp#3", "tp#4"],
+    ];
+    assert_eq!(names.unwrap(), expected);
+}
+
+#[test]
+fn a_rebuild_names_the_arena_that_differs() {
+    let both = std::sync::Barrier::new(2);
+    config()
+        .run(2, |world| {
+            let _tp = world.split::<Tp>(0, 0)?;
+            let cp = world.split::<Cp>(0, 0)?;
+            let scope = cp.scope()?;
+            let more = (world.rank() == 1)
+                .then(|| scope.empty::<u8>(1))
+                .transpose()?;
+            drop(scope);
+            both.wait();
+            let refused = world.rebuild().unwrap_err().to_string();
+            let words = "hold different buffers in the arena cp#2: drop";
+            assert!(refused.contains(words), "{refused}");
+            drop(more);
+            world.rebuild()
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_downcast_to_another_tag_of_the_same_name_says_which() {
+    mod other {
+        symm_core::groups! { pub Tp = "tp"; }
+    }
+    config()
+        .run(1, |world| {
+            let any = world.split::<Tp>(0, 0)?.erase();
+            let (any, error) = any.downcast::<other::Tp>().unwrap_err();
+            let said = error.to_string();
+            let words = "tp#1 (rank 0 of 1) has the tag errors::Tp, not errors::";
+            assert!(
+                said.starts_with(words) && said.contains("::other::Tp:"),
+                "{said}"
+            );
+            let dynamic = world.split_dyn("tp", 0, 0)?;
+            let said = dynamic.downcast::<Tp>().unwrap_err().1.to_string();
+            assert!(
+                said.contains("has the tag symm_core::Dyn, not errors::Tp"),
+                "{said}"
+            );
+            any.downcast::<Tp>().map(drop).map_err(|(_, error)| error)
+        })
+        .unwrap();
+}
+
+#[test]
 fn a_rank_that_fails_is_named_to_those_that_wait() {
     let results = config().run_each(3, |world| {
         let tp = world.split::<Tp>(0, 0)?;

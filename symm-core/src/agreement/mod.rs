@@ -5,8 +5,8 @@
 //! [`board`] is the memory of one host and [`layout`] what lies where in it: the [`ring`] that
 //! compares collectives, the [`pairs`] that compare point-to-point, the [`details`] for messages,
 //! and the world's [`poison`]. [`fingerprint`] says what is compared. [`group`] and [`world`] are a
-//! rank's view of the two kinds of boards, [`vitals`] says whether the world is alive, and the
-//! [`watchdog`] looks after it.
+//! rank's view of the two kinds of boards, [`vitals`] says whether the world is alive, the [`watchdog`]
+//! looks after it: for what is [`late`], and for the [`release`] of what waits once it has failed.
 
 pub(crate) mod board;
 pub(crate) mod details;
@@ -14,11 +14,13 @@ mod file;
 pub(crate) mod fingerprint;
 pub(crate) mod gate;
 pub(crate) mod group;
+mod late;
 pub(crate) mod layout;
 pub(crate) mod limits;
 pub(crate) mod pairs;
 pub(crate) mod poison;
 pub(crate) mod record;
+mod release;
 pub(crate) mod ring;
 mod sync;
 #[cfg(test)]

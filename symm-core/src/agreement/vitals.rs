@@ -1,5 +1,4 @@
-//! Whether a rank's world is alive: its failure, what is revoked then, and what the watchdog looks
-//! at.
+//! Whether a rank's world is alive, and what it failed of.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -7,68 +6,49 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::gate::{Gate, Launching};
-use super::group::{Agreement, Behind};
-use super::limits::{Limits, OnUnrecoverable};
-use super::watchdog::{self, Watch};
+use super::group::Agreement;
+use super::limits::Limits;
+pub(crate) use super::release::RETURN;
+use super::release::Released;
+use super::watchdog;
 use super::world::WorldBoard;
 use crate::backend::Backend;
-use crate::backend::driver::{Releases, Seat};
+use crate::backend::driver::Seat;
 use crate::error::{Error, Result};
 use crate::group::communicator::Communicator;
 use crate::pool::reaper::Progress;
 use crate::trace;
 
-/// How long the launches that were let through may take to end before communicators are revoked all
-/// the same: one of them may be stuck in a first collective.
-const LAUNCHES: Duration = Duration::from_millis(200);
 /// A watchdog that was not seen for so long does not run.
-const SILENT: Duration = Duration::from_secs(1);
+pub(super) const SILENT: Duration = Duration::from_secs(1);
 /// How long the news of a peer's death takes, at most.
 const HEARSAY: Duration = Duration::from_millis(500);
-/// How long a call that was released may take to come back, for its caller: the rest of it is waited
-/// for when the world is rebuilt.
-pub(crate) const RETURN: Duration = Duration::from_millis(900);
-/// How long a revoke may take (`../shared/reference/review.md`, section 0: 0.5 to 1.0 s each).
-pub(crate) const REVOKE: Duration = Duration::from_secs(5);
-
-const INSIDE_NCCL: &str =
-    "a call does not come back from NCCL, although its communicator was revoked";
-
-/// A call of NCCL that waits for peers, while it is inside.
-#[derive(Debug)]
-pub(crate) struct Calling(Arc<AtomicUsize>);
-
-impl Drop for Calling {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// One rank's view of its world's health.
 #[derive(Debug)]
 pub(crate) struct Vitals<B: Backend> {
-    seat: Seat,
-    device: Arc<B::Device>,
+    pub(super) seat: Seat,
+    pub(super) device: Arc<B::Device>,
     pub(crate) limits: Limits,
     pub(crate) gate: Gate,
-    board: Option<WorldBoard>,
+    pub(super) board: Option<WorldBoard>,
     failed: AtomicBool,
     failure: Mutex<Option<Failure>>,
     /// Counts the times that the world was rebuilt.
-    epoch: AtomicU32,
+    pub(super) epoch: AtomicU32,
     /// Attempts to rebuild it that all ranks gave up, since it failed.
     attempts: AtomicU64,
-    comms: Mutex<Vec<Weak<Communicator<B>>>>,
-    agreements: Mutex<Vec<Weak<Agreement>>>,
-    released: Released,
+    pub(super) comms: Mutex<Vec<Weak<Communicator<B>>>>,
+    pub(super) agreements: Mutex<Vec<Weak<Agreement>>>,
+    pub(super) released: Released,
     /// What was inside the gate at the last looks, and since when.
-    inside: Mutex<Option<(u64, Instant)>>,
+    pub(super) inside: Mutex<Option<(u64, Instant)>>,
     /// Calls of NCCL that were given up.
-    stuck: Arc<AtomicUsize>,
+    pub(super) stuck: Arc<AtomicUsize>,
     /// When the failure was first looked at.
-    failed_at: Mutex<Option<Instant>>,
+    pub(super) failed_at: Mutex<Option<Instant>>,
     /// What is given back on threads of their own, so that the world's end waits for it.
-    progress: Arc<Progress>,
+    pub(super) progress: Arc<Progress>,
 }
 
 /// A world's first failure.
@@ -78,17 +58,7 @@ struct Failure {
     cause: Box<str>,
 }
 
-/// How far the release of what waits has come since the failure.
-#[derive(Debug, Default)]
-struct Released {
-    begun: AtomicBool,
-    /// Communicators that are being revoked, and the closing of the gate.
-    under_way: AtomicUsize,
-    /// What cannot be released.
-    stuck: Mutex<Option<Box<str>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -126,21 +96,6 @@ impl<B: Backend> Vitals<B> {
             })?;
         }
         Ok(vitals)
-    }
-
-    /// A communicator of this rank, to be revoked with the others.
-    pub(crate) fn own(self: &Arc<Self>, comm: B::Comm) -> Arc<Communicator<B>> {
-        let comm = Communicator::new(comm);
-        {
-            let mut comms = lock(&self.comms);
-            comms.retain(|known| known.strong_count() > 0);
-            comms.push(Arc::downgrade(&comm));
-        }
-        // It may have been made while the world failed.
-        if self.released.begun.load(Ordering::Acquire) {
-            self.revoke(Arc::clone(&comm));
-        }
-        comm
     }
 
     /// Has the watchdog look at how far the peers of a group have come.
@@ -263,7 +218,7 @@ impl<B: Backend> Vitals<B> {
     }
 
     /// Takes over the failure that the board or the rendezvous knows of.
-    fn adopt(&self) {
+    pub(super) fn adopt(&self) {
         // Before anything else is read: a thread may sleep here until the world is another.
         let epoch = self.epoch.load(Ordering::Acquire);
         if self.failed.load(Ordering::Acquire) {
@@ -297,83 +252,6 @@ impl<B: Backend> Vitals<B> {
         trace::poisoned(self.seat.rank, first, &cause);
     }
 
-    /// Closes the gate and revokes every communicator, once, on threads of their own.
-    fn release(self: &Arc<Self>) {
-        if self.released.begun.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.aside(|vitals| {
-            vitals.gate.close(LAUNCHES);
-            let comms: Vec<_> = lock(&vitals.comms)
-                .iter()
-                .filter_map(Weak::upgrade)
-                .collect();
-            comms.into_iter().for_each(|comm| vitals.revoke(comm));
-            Ok(())
-        });
-    }
-
-    /// Revokes a communicator: it takes half a second where something waits.
-    fn revoke(self: &Arc<Self>, comm: Arc<Communicator<B>>) {
-        if !comm.mark_revoked() {
-            return;
-        }
-        self.aside(|vitals| {
-            let revoked = B::revoke(&vitals.device, &comm.comm);
-            let released = B::releases(&comm.comm);
-            // The last handle may be this one.
-            let ended = comm.release(&vitals.device);
-            match revoked {
-                Err(error) if released != Releases::Nothing => Err(error),
-                _ => ended,
-            }
-        });
-    }
-
-    /// Runs a part of the release on a thread of its own.
-    fn aside(self: &Arc<Self>, job: impl FnOnce(&Arc<Self>) -> Result<()> + Send + 'static) {
-        self.released.under_way.fetch_add(1, Ordering::AcqRel);
-        let vitals = Arc::clone(self);
-        self.progress.aside("symm-release", move || {
-            let outcome = job(&vitals);
-            vitals.released.under_way.fetch_sub(1, Ordering::AcqRel);
-            outcome
-        });
-    }
-
-    /// Waits until everything that can be released is, after a failure.
-    pub(crate) fn wait_for_release(self: &Arc<Self>) -> Result<()> {
-        self.release();
-        let end = Instant::now() + REVOKE + LAUNCHES;
-        loop {
-            let under_way = self.released.under_way.load(Ordering::Acquire);
-            if under_way == 0 && self.stuck.load(Ordering::Acquire) == 0 {
-                break;
-            }
-            if Instant::now() > end {
-                return Err(self.unrecoverable(INSIDE_NCCL));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    /// Notes what cannot be released, and ends the process if that was asked for.
-    pub(crate) fn unrecoverable(&self, what: &str) -> Error {
-        let rank = self.seat.rank;
-        let what: Box<str> = what.into();
-        let error = Error::Unrecoverable {
-            rank,
-            what: what.clone(),
-        };
-        if let OnUnrecoverable::Exit(code) = self.limits.on_unrecoverable {
-            eprintln!("symm: {error}");
-            std::process::exit(code);
-        }
-        lock(&self.released.stuck).get_or_insert(what);
-        error
-    }
-
     /// Whether the world failed in this epoch.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
@@ -398,115 +276,5 @@ impl<B: Backend> Vitals<B> {
         self.epoch.store(epoch, Ordering::Release);
         self.failed.store(false, Ordering::Release);
         self.gate.open();
-    }
-
-    /// Counts a call of NCCL that waits for peers, until it comes back.
-    pub(crate) fn calling(&self) -> Calling {
-        self.stuck.fetch_add(1, Ordering::AcqRel);
-        Calling(Arc::clone(&self.stuck))
-    }
-
-    /// A launch of this rank that does not come back from NCCL: a first collective connects its
-    /// ranks, and waits on the host for those that do not.
-    fn stuck_launch(&self) -> Option<Error> {
-        let mut known = lock(&self.inside);
-        let inside = self.gate.inside();
-        let now = Instant::now();
-        *known = match (inside, *known) {
-            (Some(inside), Some((before, since))) if inside == before => Some((before, since)),
-            (inside, _) => inside.map(|inside| (inside, now)),
-        };
-        let after = now - known.as_ref()?.1;
-        (after > self.limits.inside()).then(|| Error::Timeout {
-            rank: self.seat.rank,
-            missing: self.silent(),
-            what: "the launch of a collective, inside NCCL".into(),
-            after,
-        })
-    }
-
-    /// A rank of this host whose process does not run any more, although it lives.
-    fn stopped(&self) -> Option<Error> {
-        let board = self.board.as_ref()?;
-        (0..self.seat.ranks).find_map(|rank| {
-            let after = board.silence(rank)?;
-            let gone = self.seat.rendezvous.has_left(rank);
-            (after > self.limits.deadline.max(SILENT) && !gone).then(|| Error::Timeout {
-                rank: self.seat.rank,
-                missing: [rank].into(),
-                what: "a sign of life: the process is stopped, or starved".into(),
-                after,
-            })
-        })
-    }
-
-    /// A peer that stays behind where this rank has gone on, and will not come or is late.
-    fn laggard(&self) -> Option<Error> {
-        let agreements: Vec<_> = lock(&self.agreements)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
-        let left = |rank| self.seat.rendezvous.has_left(rank);
-        agreements.iter().find_map(|agreement| {
-            let behind = agreement.laggard(self.limits.deadline, left)?;
-            Some(self.explain(agreement, &behind))
-        })
-    }
-
-    fn explain(&self, agreement: &Agreement, behind: &Behind) -> Error {
-        let Behind {
-            rank, seq, mine, ..
-        } = *behind;
-        let name = &agreement.name;
-        let waiting = agreement.last_of(self.seat.rank, mine);
-        let waiting = waiting.map_or_else(String::new, |record| {
-            format!(", where rank {} has {record}", self.seat.rank)
-        });
-        let Some(after) = behind.waited else {
-            let cause = format!("it left after step {seq} of {name}{waiting}, which waits for it");
-            return Error::PeerFailed {
-                rank,
-                cause: cause.into(),
-            };
-        };
-        let silence = self.board.as_ref().and_then(|board| board.silence(rank));
-        let silence = silence.filter(|silence| *silence > SILENT);
-        let silence = silence.map_or_else(String::new, |silence| {
-            format!("; its watchdog has not been seen for {silence:?}, so its process is stopped or starved")
-        });
-        let last = agreement.last_of(rank, seq);
-        let last = last.map_or_else(|| "nothing".into(), |record| record.to_string());
-        Error::Timeout {
-            rank: self.seat.rank,
-            missing: [rank].into(),
-            what: format!(
-                "step {mine} of {name}{waiting}; rank {rank} is at step {seq} with {last}{silence}"
-            )
-            .into(),
-            after,
-        }
-    }
-}
-
-impl<B: Backend> Watch for Vitals<B> {
-    fn look(self: Arc<Self>) {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        if let Some(board) = &self.board {
-            board.beat();
-        }
-        self.adopt();
-        if !self.has_failed() {
-            let found = self.laggard().or_else(|| self.stuck_launch());
-            if let Some(error) = found.or_else(|| self.stopped()) {
-                self.poison_in(epoch, &error);
-            }
-        }
-        if self.has_failed() {
-            self.release();
-            let since = *lock(&self.failed_at).get_or_insert_with(Instant::now);
-            if since.elapsed() > REVOKE && self.stuck.load(Ordering::Acquire) > 0 {
-                self.unrecoverable(INSIDE_NCCL);
-            }
-        }
     }
 }

@@ -240,11 +240,11 @@ pub trait Driver: Sized {
     /// 23007).
     fn version(comm: &Self::Comm) -> u32;
 
-    /// Whether collectives on windows would take symmetric kernels among all ranks of a communicator
-    /// on which nothing else is ever launched. All ranks call it at the same point. `None` where that
-    /// is found out for each communicator alone, by
+    /// What finds out whether collectives on windows would take symmetric kernels among all ranks of a
+    /// communicator on which nothing else is ever launched. All ranks call it at the same point, and it
+    /// may wait. `None`, on all ranks alike, where that is found out for each communicator alone, by
     /// [`symmetric_kernels`](Driver::symmetric_kernels).
-    fn kernels_of_all(device: &Self::Device, comm: &Self::Comm) -> Result<Option<bool>>;
+    fn kernels_of_all(comm: &Self::Comm) -> Option<fn(&Self::Device, &Self::Comm) -> Result<bool>>;
     /// Registers the whole segment as a symmetric window. All ranks of the communicator call it at
     /// the same point, in the same order of segments. `None`: this communicator has no windows
     /// (NCCL says success with a NULL window).

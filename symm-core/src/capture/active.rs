@@ -1,5 +1,5 @@
-//! The prime or capture that is under way on a thread: where allocations go meanwhile, which memory
-//! the graph has to keep, and how the capture's streams are ordered.
+//! The prime or capture that is under way on a thread: where allocations go meanwhile, which groups
+//! and streams take part, and what it refuses.
 
 use std::any::Any;
 use std::cell::{RefCell, RefMut};
@@ -11,8 +11,9 @@ use std::sync::Arc;
 use super::arena::Miss;
 use super::pool::PoolState;
 use super::stats::CapturedCall;
+use super::uses::Uses;
+pub(crate) use super::uses::free;
 use super::{Pass, compare, graph};
-use crate::backend::driver::Access;
 use crate::backend::{Backend, defects};
 use crate::buffer::lease::{Holder, Lease};
 use crate::buffer::memory::{Memory, Owned};
@@ -39,7 +40,7 @@ pub(crate) struct Active<B: Backend> {
     pub(crate) stream: B::Stream,
     /// The graph's side of its leases.
     pub(crate) holder: Rc<Holder<B>>,
-    found: RefCell<Found<B>>,
+    pub(super) found: RefCell<Found<B>>,
 }
 
 /// What was found out so far.
@@ -47,7 +48,7 @@ pub(crate) struct Found<B: Backend> {
     /// Streams that take part: the captured one first.
     streams: Vec<B::Stream>,
     /// Uses of memory in this capture, by its address.
-    uses: HashMap<u64, Uses<B>>,
+    pub(super) uses: HashMap<u64, Uses<B>>,
     /// Groups that were used, in this order.
     pub(crate) groups: Vec<Arc<GroupCore<B>>>,
     /// Memory from elsewhere that the graph keeps.
@@ -57,9 +58,9 @@ pub(crate) struct Found<B: Backend> {
     /// Memory that was made here.
     pub(crate) made: Vec<(Rc<Lease<B>>, u64)>,
     /// Memory from elsewhere that was freed meanwhile: the capture must not see it.
-    deferred: Vec<(Owned<B>, Vec<B::Stream>)>,
+    pub(super) deferred: Vec<(Owned<B>, Vec<B::Stream>)>,
     /// Graphs that were dropped meanwhile.
-    dropped: Vec<graph::Owned<B>>,
+    pub(super) dropped: Vec<graph::Owned<B>>,
     pub(crate) calls: Vec<CapturedCall>,
     /// For each call the group's number, and what ranks compare.
     pub(crate) compared: Vec<(u64, [u64; 4])>,
@@ -67,7 +68,7 @@ pub(crate) struct Found<B: Backend> {
     /// Of blocks that were freed in the capture.
     pub(crate) redzones: Copies<B>,
     /// For each group, the communicator that was used last and its stream.
-    lanes: Vec<(u64, Lane, B::Stream)>,
+    pub(super) lanes: Vec<(u64, Lane, B::Stream)>,
     /// The first thing that makes the capture worthless.
     failed: Option<Error>,
 }
@@ -171,104 +172,6 @@ impl<B: Backend> Active<B> {
         Ok(memory)
     }
 
-    /// Before a use of `memory` on `stream` that is about to be captured: the graph keeps the memory,
-    /// and the stream waits for the uses in this capture. What was enqueued before the capture comes
-    /// before the graph's first launch.
-    pub(crate) fn before_use(
-        &self,
-        memory: &Memory<B>,
-        stream: &B::Stream,
-        access: Access,
-    ) -> Result<()> {
-        self.check()?;
-        self.join(stream).inspect_err(|error| self.fail(error))?;
-        self.keep(memory);
-        let mut found = self.found.borrow_mut();
-        let uses = found.uses.entry(memory.addr()).or_default();
-        uses.before(stream, access)
-    }
-
-    /// After a use that was just captured.
-    pub(crate) fn after_use(&self, memory: &Memory<B>, stream: &B::Stream, access: Access) {
-        let mut found = self.found.borrow_mut();
-        let uses = found.uses.entry(memory.addr()).or_default();
-        uses.after(stream, access);
-    }
-
-    /// Before a read of shared memory on `stream` that is about to be captured: the graph keeps a
-    /// clone, so that nobody writes as long as it lives, and its launches come after the writes so
-    /// far.
-    pub(crate) fn reads_shared(
-        &self,
-        addr: u64,
-        stream: &B::Stream,
-        writes: &[B::Stream],
-        place: Option<Spot>,
-        clone: Box<dyn Any + Send>,
-    ) -> Result<()> {
-        self.check()?;
-        self.join(stream).inspect_err(|error| self.fail(error))?;
-        let mut found = self.found.borrow_mut();
-        if found.uses.contains_key(&addr) {
-            return Ok(());
-        }
-        found.uses.insert(addr, Uses::default());
-        found.leased.extend(place);
-        found.kept.push(clone);
-        writes
-            .iter()
-            .for_each(|stream| self.holder.launch_after(stream));
-        Ok(())
-    }
-
-    /// Has the graph keep memory that was not made in this capture.
-    fn keep(&self, memory: &Memory<B>) {
-        let here = memory
-            .graph_block()
-            .is_some_and(|(arena, block)| arena.is_of_pass(block));
-        if here {
-            return;
-        }
-        let lease = memory.lease();
-        if lease.hold(&self.holder) {
-            self.holder.launch_after(memory.stream());
-            if let Some(fence) = memory.fence_if_made() {
-                self.holder.launch_after_fence(fence);
-            }
-            let mut found = self.found.borrow_mut();
-            found
-                .leased
-                .extend(memory.place().map(|place| place.spot()));
-            found.leases.push(Rc::clone(lease));
-        }
-    }
-
-    /// Orders captured work on a group's two communicators, before such work on `stream`: see
-    /// [`Link::order_lanes`](crate::group::link::Link::order_lanes).
-    pub(crate) fn order_lanes(
-        &self,
-        group: &GroupCore<B>,
-        lane: Lane,
-        stream: &B::Stream,
-    ) -> Result<()> {
-        if !group.link().has_twin() {
-            return Ok(());
-        }
-        self.join(stream).inspect_err(|error| self.fail(error))?;
-        let mut found = self.found.borrow_mut();
-        let known = |known: &&mut (u64, Lane, B::Stream)| known.0 == group.generation;
-        match found.lanes.iter_mut().find(known) {
-            None => found.lanes.push((group.generation, lane, stream.clone())),
-            Some((_, last, on)) => {
-                if *last != lane && !B::same_stream(on, stream) {
-                    B::wait_stream(stream, on)?;
-                }
-                (*last, *on) = (lane, stream.clone());
-            }
-        }
-        Ok(())
-    }
-
     /// Has the graph keep a value.
     pub(crate) fn keep_value(&self, value: Box<dyn Any + Send>) {
         self.found.borrow_mut().kept.push(value);
@@ -365,18 +268,6 @@ impl<B: Backend> Active<B> {
     pub(crate) fn found(&self) -> RefMut<'_, Found<B>> {
         self.found.borrow_mut()
     }
-
-    /// Gives back what was dropped meanwhile and was not the capture's.
-    pub(crate) fn release_deferred(&self) {
-        let mut found = self.found.borrow_mut();
-        let dropped = std::mem::take(&mut found.dropped);
-        let deferred = std::mem::take(&mut found.deferred);
-        drop(found);
-        drop(dropped);
-        for (memory, streams) in deferred {
-            give_back(memory, &streams);
-        }
-    }
 }
 
 /// The pass that is under way on this thread for the rank.
@@ -455,82 +346,6 @@ pub(crate) fn may_register<B: Backend>(group: &GroupCore<B>) -> Result<()> {
     };
     capture.fail(&error);
     Err(error)
-}
-
-/// Gives memory back whose buffer is gone and that no graph needs, behind the work on `streams`.
-pub(crate) fn free<B: Backend>(memory: Owned<B>, streams: &[B::Stream]) {
-    let Some(capture) = capture_on_this_thread(memory.rank()) else {
-        return give_back(memory, streams);
-    };
-    let here = memory
-        .graph_block()
-        .is_some_and(|(arena, block)| arena.is_of_pass(block));
-    let mut found = capture.found.borrow_mut();
-    if !here {
-        return found.deferred.push((memory, streams.to_vec()));
-    }
-    let users = found.uses.remove(&memory.addr());
-    drop(found);
-    // Reused behind its own stream, which therefore has to come after the others.
-    let users = users.unwrap_or_default().all();
-    if let Err(error) = memory.free_behind(&users) {
-        capture.fail(&error);
-    }
-}
-
-fn give_back<B: Backend>(memory: Owned<B>, streams: &[B::Stream]) {
-    let rank = Arc::clone(memory.rank());
-    if let Err(error) = memory.free_behind(streams) {
-        rank.poison(&error);
-        // Nobody else may ever ask: the world's end reports it.
-        rank.pool.reaper.report(Err(error));
-    }
-}
-
-/// The streams that used some memory in a capture and that its later users wait for.
-#[derive(Debug)]
-struct Uses<B: Backend> {
-    writes: Vec<B::Stream>,
-    reads: Vec<B::Stream>,
-}
-
-impl<B: Backend> Default for Uses<B> {
-    fn default() -> Self {
-        Self {
-            writes: Vec::new(),
-            reads: Vec::new(),
-        }
-    }
-}
-
-impl<B: Backend> Uses<B> {
-    /// Makes `stream` wait for the uses that `access` conflicts with.
-    fn before(&self, stream: &B::Stream, access: Access) -> Result<()> {
-        let reads = self.reads.iter().filter(|_| access == Access::Write);
-        let mut users = self.writes.iter().chain(reads);
-        users.try_for_each(|user| match B::same_stream(user, stream) {
-            true => Ok(()),
-            false => B::wait_stream(stream, user),
-        })
-    }
-
-    fn after(&mut self, stream: &B::Stream, access: Access) {
-        if access == Access::Write {
-            // It waited for all others.
-            *self = Self::default();
-        }
-        let users = match access {
-            Access::Read => &mut self.reads,
-            Access::Write => &mut self.writes,
-        };
-        if !users.iter().any(|user| B::same_stream(user, stream)) {
-            users.push(stream.clone());
-        }
-    }
-
-    fn all(self) -> Vec<B::Stream> {
-        [self.writes, self.reads].concat()
-    }
 }
 
 /// Whether windows may be made in a capture.

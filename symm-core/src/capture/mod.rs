@@ -12,6 +12,7 @@
 //! | `need` | what a capture will allocate |
 //! | `prime`, `guard` | the two passes |
 //! | `active` | the pass that is under way on a thread |
+//! | `uses` | the memory that it uses, and keeps |
 //! | `arena`, `layout` | where blocks go |
 //! | `compare` | whether the ranks did the same |
 //! | `graph`, `order` | launching, in the pool's order |
@@ -28,6 +29,7 @@ mod order;
 mod pool;
 mod prime;
 mod stats;
+mod uses;
 
 pub use graph::Graph;
 pub use guard::Capture;

@@ -1,33 +1,17 @@
-//! How a world is started: sizes, deadlines, threads or processes.
+//! The settings of a world: sizes, deadlines, checks, and what ranks have to have alike.
 
-use std::any::Any;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Duration;
 
 use super::cache;
 use super::env;
 use super::start::Tuning;
-use super::world::World;
 use crate::Cuda;
 use crate::agreement::limits::{Limits, OnUnrecoverable};
 use crate::backend::Backend;
-use crate::backend::driver::Seat;
-use crate::error::{Error, Result};
-use crate::launch::Launcher;
-use crate::launch::place::Place;
+use crate::error::Result;
 use crate::pool::PoolConfig;
-use crate::pool::reaper::wait_at_thread_end;
-use crate::rendezvous::Rendezvous;
-use crate::scope::routing;
-
-/// How long teardown may take after a rank has ended.
-const TEARDOWN: Duration = Duration::from_secs(60);
 
 /// Settings of a world. The same on all ranks.
 ///
@@ -47,7 +31,7 @@ pub struct Config<B: Backend = Cuda> {
     redzones: Option<bool>,
     /// `None`: as the environment says.
     strict: Option<bool>,
-    limits: Limits,
+    pub(super) limits: Limits,
     /// `None`: as the environment says.
     tuned: Option<bool>,
     cache: Option<PathBuf>,
@@ -81,7 +65,7 @@ impl<B: Backend> Default for Config<B> {
 impl<B: Backend> Config<B> {
     /// Bytes of an arena's first segment: 8 MiB by default. Each further one has 16 times as many, or
     /// half of what the arena has by then if that is more; those of a graph pool double. All are rounded
-    /// up to multiples of 2 MiB. 0 is [`Error::Config`] when the world starts.
+    /// up to multiples of 2 MiB. 0 is [`Error::Config`](crate::Error::Config) when the world starts.
     ///
     /// ```
     /// # use symm_core::{Config, Host, groups, symm};
@@ -101,7 +85,7 @@ impl<B: Backend> Config<B> {
     }
 
     /// Segments grow up to this many bytes; one allocation may need a larger one. 1 GiB by default.
-    /// Less than the first segment is [`Error::Config`] when the world starts.
+    /// Less than the first segment is [`Error::Config`](crate::Error::Config) when the world starts.
     ///
     /// ```
     /// # use symm_core::{Config, Host, groups, symm};
@@ -123,7 +107,7 @@ impl<B: Backend> Config<B> {
     }
 
     /// The most bytes that the segments of a rank may take together. No limit by default. An
-    /// allocation that would need more is [`Error::BudgetExceeded`]; ordinary memory does not count.
+    /// allocation that would need more is [`Error::BudgetExceeded`](crate::Error::BudgetExceeded); ordinary memory does not count.
     ///
     /// ```
     /// # use symm_core::{Config, Error, Host, groups, symm};
@@ -145,15 +129,15 @@ impl<B: Backend> Config<B> {
 
     /// Puts a redzone behind every buffer in an arena, also in graph pools: a granule (512 bytes) with
     /// a pattern, which is looked at when the buffer is freed. A kernel that wrote past the end of a
-    /// buffer is then [`Error::Redzone`], at the rank's next call or at the world's end.
+    /// buffer is then [`Error::Redzone`](crate::Error::Redzone), at the rank's next call or at the world's end.
     /// `compute-sanitizer` cannot find that: to CUDA, a segment with all its buffers is one
     /// allocation.
     ///
     /// For tests and for the hunt of bugs, in any build: a buffer costs a small write, a copy and an
     /// allocation more, and room that is reserved in bytes is doubled. Where this is not called,
     /// `SYMM_REDZONES=1` in the environment switches redzones on. **The same on all ranks**, because
-    /// they change where buffers lie; ranks that differ learn it when they split their world
-    /// ([`Error::RanksDiffer`]).
+    /// they change where buffers lie; where they differ, no world starts
+    /// ([`Error::RanksDiffer`](crate::Error::RanksDiffer)).
     ///
     /// What is written in a graph is found when the graph is dropped, or the buffer if it outlives
     /// the capture; each launch renews the patterns, so what is found is the last launch's.
@@ -210,7 +194,7 @@ impl<B: Backend> Config<B> {
     }
 
     /// How long a rank waits for a live peer at an agreed point. 10 minutes by default: peers may be
-    /// compiling or tuning. One that is behind for longer ends the world ([`Error::Timeout`]); one that
+    /// compiling or tuning. One that is behind for longer ends the world ([`Error::Timeout`](crate::Error::Timeout)); one that
     /// died does so at once.
     ///
     /// ```
@@ -447,7 +431,7 @@ impl<B: Backend> Config<B> {
         Ok(ours.into_iter().chain(backend).collect())
     }
 
-    /// Arguments of the processes that [`World::launch`] starts; this process's own by default. A
+    /// Arguments of the processes that [`World::launch`](crate::World::launch) starts; this process's own by default. A
     /// test of the standard harness names itself: `["tests::of_four_ranks", "--exact", "--nocapture"]`.
     ///
     /// ```
@@ -490,233 +474,5 @@ impl<B: Backend> Config<B> {
     pub fn options(mut self, options: B::Options) -> Self {
         self.options = options;
         self
-    }
-
-    /// As [`World::run`], with these settings.
-    ///
-    /// ```
-    /// # use symm_core::{Config, Host};
-    /// let config = Config::<Host>::default().budget(1 << 30);
-    /// let ranks = config.run(3, |world| Ok(10 * world.rank()))?;
-    /// assert_eq!(ranks, [0, 10, 20]);
-    /// # Ok::<(), symm_core::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`World::run`].
-    pub fn run<R: Send>(
-        &self,
-        ranks: usize,
-        f: impl Fn(World<B>) -> Result<R> + Sync,
-    ) -> Result<Vec<R>> {
-        self.run_with(ranks, f)
-    }
-
-    /// As [`World::run_with`], with these settings.
-    ///
-    /// ```
-    /// # use symm_core::{Config, Host, Result};
-    /// type Failure = Box<dyn std::error::Error + Send + Sync>;
-    /// let config = Config::<Host>::default();
-    /// let numbers = config.run_with(2, |world| -> Result<i32, Failure> {
-    ///     let number = ["7", "seven"][world.rank()].parse()?; // an error that is not ours
-    ///     Ok(number)
-    /// });
-    /// assert!(numbers.is_err_and(|error| error.is::<std::num::ParseIntError>()));
-    /// # Ok::<(), symm_core::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`World::run_with`].
-    pub fn run_with<R: Send, E: From<Error> + fmt::Display + Send>(
-        &self,
-        ranks: usize,
-        f: impl Fn(World<B>) -> Result<R, E> + Sync,
-    ) -> Result<Vec<R>, E> {
-        let (outcomes, failed) = self.threads(ranks, &f)?;
-        let mut results = Vec::with_capacity(ranks);
-        let mut errors = BTreeMap::new();
-        for (rank, outcome) in outcomes.into_iter().enumerate() {
-            match outcome {
-                Ok(result) => results.push(result),
-                Err(error) => drop(errors.insert(rank, error)),
-            }
-        }
-        // The others only heard of the first one's failure.
-        let first = failed.and_then(|rank| errors.remove(&rank));
-        match first.or_else(|| errors.pop_first().map(|(_, error)| error)) {
-            Some(error) => Err(error),
-            None => Ok(results),
-        }
-    }
-
-    /// As [`World::run_each`], with these settings.
-    ///
-    /// ```
-    /// # use symm_core::{Config, Error, Host};
-    /// let config = Config::<Host>::default();
-    /// let outcomes = config.run_each(2, |world| match world.rank() {
-    ///     0 => Ok(world.size()),
-    ///     _ => Err(Error::Config { what: "no weights".into() }),
-    /// });
-    /// assert!(matches!(outcomes[..], [Ok(2), Err(Error::Config { .. })]));
-    /// ```
-    pub fn run_each<R: Send>(
-        &self,
-        ranks: usize,
-        f: impl Fn(World<B>) -> Result<R> + Sync,
-    ) -> Vec<Result<R>> {
-        match self.threads(ranks, &f) {
-            Ok((outcomes, _)) => outcomes,
-            Err(error) => (0..ranks).map(|_| Err(error.clone())).collect(),
-        }
-    }
-
-    /// As [`World::from_env`], with these settings.
-    ///
-    /// ```
-    /// # use symm_core::{Config, Host, Launcher, Result, World};
-    /// fn rank(world: World<Host>) -> Result<()> {
-    ///     assert_eq!(world.pool().stats().budget_bytes, 1 << 30);
-    ///     world.check()
-    /// }
-    /// let config = Config::<Host>::default().budget(1 << 30);
-    /// match Launcher::detect()? {
-    ///     Some(_) => config.from_env().and_then(rank)?, // one process a rank
-    ///     None => drop(config.run(2, rank)?),           // nobody has started ranks: threads
-    /// }
-    /// # Ok::<(), symm_core::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`World::from_env`].
-    pub fn from_env(&self) -> Result<World<B>> {
-        let seat = self.seat()?;
-        let world = World::open(seat, self)?;
-        wait_at_thread_end(world.progress());
-        Ok(world)
-    }
-
-    /// This process's seat among its peers, as its launcher says. Waits for all of them.
-    pub(crate) fn seat(&self) -> Result<Seat> {
-        let place = Place::from_env(|name| std::env::var_os(name))?;
-        let rendezvous = Rendezvous::connect(
-            place.rank,
-            place.ranks,
-            &place.host,
-            place.port,
-            self.limits.deadline,
-        )?;
-        Ok(Seat {
-            launcher: place.launcher,
-            rank: place.rank,
-            ranks: place.ranks,
-            local_rank: place.local_rank,
-            local_ranks: place.local_ranks,
-            processes: true,
-            rendezvous: Arc::new(rendezvous),
-            deadline: self.limits.deadline,
-        })
-    }
-
-    /// Every rank's result, and the rank that failed first.
-    fn threads<R: Send, E: From<Error> + fmt::Display + Send>(
-        &self,
-        ranks: usize,
-        f: &(impl Fn(World<B>) -> Result<R, E> + Sync),
-    ) -> Result<(Vec<Result<R, E>>, Option<usize>)> {
-        if ranks == 0 {
-            return Err(Error::Config {
-                what: "a world has at least one rank".into(),
-            });
-        }
-        let first = OnceLock::new();
-        let seats = Rendezvous::threads(ranks)
-            .into_iter()
-            .enumerate()
-            .map(|(rank, rendezvous)| Seat {
-                launcher: Launcher::Threads,
-                rank,
-                ranks,
-                local_rank: rank,
-                local_ranks: ranks,
-                processes: false,
-                rendezvous: Arc::new(rendezvous),
-                deadline: self.limits.deadline,
-            });
-        let outcomes: Result<_> = thread::scope(|scope| {
-            let threads: Vec<_> = seats
-                .map(|seat| {
-                    thread::Builder::new()
-                        .name(format!("rank-{}", seat.rank))
-                        .spawn_scoped(scope, || self.rank(seat, f, &first))
-                })
-                .collect();
-            threads
-                .into_iter()
-                .enumerate()
-                .map(
-                    |(rank, thread)| match thread.map(thread::ScopedJoinHandle::join) {
-                        Ok(Ok(outcome)) => Ok(outcome),
-                        Ok(Err(panic)) => Ok(Err(panicked(rank, panic.as_ref()).into())),
-                        Err(error) => Err(Error::Config {
-                            what: format!("rank {rank}: no thread could be started: {error}")
-                                .into(),
-                        }),
-                    },
-                )
-                .collect()
-        });
-        Ok((outcomes?, first.into_inner()))
-    }
-
-    /// One rank from its seat to its teardown. `first` gets the rank that failed before all others.
-    pub(crate) fn rank<R, E: From<Error> + fmt::Display>(
-        &self,
-        seat: Seat,
-        f: impl FnOnce(World<B>) -> Result<R, E>,
-        first: &OnceLock<usize>,
-    ) -> Result<R, E> {
-        let (rank, rendezvous) = (seat.rank, Arc::clone(&seat.rendezvous));
-        let failed = |error: &dyn fmt::Display| {
-            rendezvous.fail(&error.to_string());
-            // Not always this one: also a rank's device, or its reaper, may be the first to fail.
-            let _ = first.set(match rendezvous.failure() {
-                Some(Error::PeerFailed { rank, .. }) => rank,
-                _ => rank,
-            });
-        };
-        let world = World::open(seat, self).inspect_err(|error| failed(error))?;
-        let progress = world.progress();
-        // Says goodbye when it is dropped, and peers must not hear that before why it failed.
-        let stays = Arc::clone(world.inner());
-        let outcome = catch_unwind(AssertUnwindSafe(|| f(world)))
-            .unwrap_or_else(|panic| Err(panicked(rank, panic.as_ref()).into()))
-            .inspect_err(|error| {
-                // The board may know of a peer's failure before the rendezvous does.
-                if let Err(Error::Poisoned { rank, .. }) = stays.check() {
-                    let _ = first.set(rank);
-                }
-                failed(error);
-            });
-        drop(stays);
-        let leaked = routing::clear::<B>();
-        let torn_down = progress.wait(TEARDOWN);
-        let result = outcome?;
-        match leaked {
-            Some(site) => Err(Error::ScopeLeaked { site }.into()),
-            None => torn_down.map(|()| result).map_err(E::from),
-        }
-    }
-}
-
-fn panicked(rank: usize, panic: &(dyn Any + Send)) -> Error {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Error::PeerFailed {
-        rank,
-        cause: format!("it panicked: {}", text.unwrap_or("no message")).into(),
     }
 }

@@ -45,21 +45,22 @@ pub(crate) fn cut<B: Backend>(rank: &Arc<Rank<B>>, split: &Split) -> Result<Arc<
     made(rank, "split", deadline, call)
 }
 
-/// Finds out whether symmetric kernels join all ranks, which are here.
+/// Finds out whether symmetric kernels join all ranks, which are here, if the backend can tell.
 pub(crate) fn find_kernels<B: Backend>(
     rank: &Arc<Rank<B>>,
     trunk: &Arc<Communicator<B>>,
 ) -> Result<()> {
+    let Some(ask) = B::kernels_of_all(&trunk.comm) else {
+        return Ok(());
+    };
     let (device, comm) = (Arc::clone(&rank.device), Arc::clone(trunk));
     let call = move || {
-        let found = B::kernels_of_all(&device, &comm.comm);
+        let found = ask(&device, &comm.comm);
         let released = comm.release(&device);
         found.and_then(|found| released.map(|()| found))
     };
     let what = "the search for kernels";
-    let Some(mine) = inside(rank, what, rank.vitals.limits.inside(), call)? else {
-        return Ok(());
-    };
+    let mine = inside(rank, what, rank.vitals.limits.inside(), call)?;
     let seat = &rank.seat;
     let everyone = (0..seat.ranks).collect();
     let topic = Topic {

@@ -1,6 +1,7 @@
 //! What all handles of one group share.
 
-use std::any::TypeId;
+use std::any::{TypeId, type_name};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,16 +20,37 @@ use crate::pool::arena::{Arena, Member};
 use crate::pool::segment::Segment;
 use crate::registration::ledger::{Ledger, Unsettled};
 
+/// Which group of its world it is, on all of its ranks alike.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instance {
+    /// Equal on all members, and of no other communicator of the world; `None` where somebody else
+    /// made the communicator.
+    pub(crate) split: Option<u64>,
+    /// From 1: among all groups that were split from the world, on whichever ranks, or among those
+    /// that this rank made over communicators of other makers.
+    pub(crate) number: u64,
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let maker = if self.split.is_some() { "" } else { "raw" };
+        write!(f, "{maker}{}", self.number)
+    }
+}
+
 /// Ranks with an arena, and the communicator that joins them. Lives until the last handle, buffer
 /// and scope of the group is gone.
 #[derive(Debug)]
 pub(crate) struct GroupCore<B: Backend> {
     /// A generation: no two groups of a process ever have the same, whatever the addresses of their
-    /// communicators.
+    /// communicators. Differs by rank where ranks are threads, so no message has it.
     pub(crate) generation: u64,
     pub(crate) tag: TypeId,
     pub(crate) tag_name: &'static str,
+    /// The tag, with the path that tells it from others of its name.
+    pub(crate) tag_type: &'static str,
     name: Box<str>,
+    instance: Instance,
     pub(crate) rank: usize,
     /// World ranks by rank in the group.
     pub(crate) members: Arc<[usize]>,
@@ -58,24 +80,28 @@ impl<B: Backend> GroupCore<B> {
         world: &Arc<Rank<B>>,
         name: &str,
         comm: Arc<Communicator<B>>,
-        split: Option<u64>,
+        instance: Instance,
         rank: usize,
         members: Arc<[usize]>,
     ) -> Result<Arc<Self>> {
         static GENERATIONS: AtomicU64 = AtomicU64::new(1);
         let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        let label = short_label(name, instance);
         let arena = match G::ARENA {
             Some(shared) => shared_arena(world, shared),
-            None => world.pool.new_arena(&format!("{name}#{generation}")),
+            None => world.pool.new_arena(&label),
         };
+        let split = instance.split;
         let member = arena.join(split.map(|_| &members[..]));
         let unsettled = Unsettled::default();
-        let link = Link::new(name, world, comm, split, &members, &arena, &unsettled)?;
+        let link = Link::new(&label, world, comm, split, &members, &arena, &unsettled)?;
         let group = Arc::new(Self {
             generation,
             tag: TypeId::of::<G>(),
             tag_name: G::NAME,
+            tag_type: tag_type::<G>(),
             name: name.into(),
+            instance,
             rank,
             members,
             scopes: AtomicU64::new(0),
@@ -104,29 +130,20 @@ impl<B: Backend> GroupCore<B> {
 
     /// The name in messages, e.g. `tp#3 (rank 1 of 4)`.
     pub(crate) fn label(&self) -> String {
-        format!(
-            "{}#{} (rank {} of {})",
-            self.name,
-            self.generation,
-            self.rank,
-            self.size()
-        )
+        let label = short_label(&self.name, self.instance);
+        format!("{label} (rank {} of {})", self.rank, self.size())
     }
 
-    /// Its name among the groups of this rank, e.g. `tp#3`.
+    /// Its name among the groups of the world, on all of its ranks: e.g. `tp#3`, or `tp#raw1` over a
+    /// communicator of another maker.
     pub(crate) fn short_label(&self) -> String {
-        format!("{}#{}", self.name, self.generation)
+        short_label(&self.name, self.instance)
     }
 
     /// Whether a handle or buffer of tag `G` may name this group: its own tag, or any.
     pub(crate) fn has_tag<G: GroupTag>(&self) -> bool {
         let tag = TypeId::of::<G>();
         tag == self.tag || tag == TypeId::of::<Dyn>()
-    }
-
-    /// Whether other groups may allocate from the arena.
-    pub(crate) fn has_shared_arena(&self) -> bool {
-        self.shares_arena
     }
 
     /// The communicator with its windows.
@@ -165,6 +182,18 @@ impl<B: Backend> GroupCore<B> {
         self.links.fetch_add(1, Ordering::Release);
         self.arena.tell_again(self.member);
         old
+    }
+}
+
+fn short_label(name: &str, instance: Instance) -> String {
+    format!("{name}#{instance}")
+}
+
+/// A tag with its path, by which people know it.
+pub(super) fn tag_type<G: GroupTag>() -> &'static str {
+    match TypeId::of::<G>() == TypeId::of::<Dyn>() {
+        true => "symm_core::Dyn",
+        false => type_name::<G>(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use super::core::GroupCore;
+use super::split::Splits;
 use super::world::Rank;
 use crate::backend::Backend;
 use crate::pool::arena::Surveyed;
@@ -11,8 +12,7 @@ use crate::pool::arena::Surveyed;
 /// Groups and arenas of one rank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Inventory {
-    /// Splits made so far.
-    pub(crate) splits: u64,
+    pub(crate) splits: Splits,
     groups: Vec<Owned>,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Inventory {
 struct Owned {
     id: u64,
     members: Vec<u64>,
-    /// A name of the arena that is the same on all ranks.
+    /// The arena's name, which is the same on all ranks.
     arena: String,
     segments: Vec<[u64; 3]>,
 }
@@ -42,18 +42,9 @@ impl Owned {
         Some(Self {
             id,
             members: group.members.iter().map(|&rank| rank as u64).collect(),
-            arena: arena_name(group, id),
+            arena: group.arena.name().into(),
             segments: group.arena.survey().iter().map(words).collect(),
         })
-    }
-}
-
-/// The name of the group's arena on all ranks: that of an arena of its own holds a number of this
-/// process.
-pub(crate) fn arena_name<B: Backend>(group: &GroupCore<B>, id: u64) -> String {
-    match group.has_shared_arena() {
-        true => group.arena.name().into(),
-        false => format!("of group {id}"),
     }
 }
 
@@ -70,7 +61,8 @@ impl Inventory {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut word = |word: u64| out.extend(word.to_le_bytes());
-        word(self.splits);
+        word(self.splits.made);
+        word(self.splits.groups);
         word(self.groups.len() as u64);
         for group in &self.groups {
             word(group.id);
@@ -90,7 +82,10 @@ impl Inventory {
             .0
             .iter()
             .map(|word| u64::from_le_bytes(*word));
-        let splits = words.next()?;
+        let splits = Splits {
+            made: words.next()?,
+            groups: words.next()?,
+        };
         let mut groups = Vec::new();
         for _ in 0..words.next()? {
             let id = words.next()?;
@@ -203,7 +198,7 @@ mod tests {
 
     fn inventory(groups: &[(u64, &[u64], &str, &[[u64; 3]])]) -> Inventory {
         Inventory {
-            splits: 3,
+            splits: Splits { made: 3, groups: 4 },
             groups: groups
                 .iter()
                 .map(|(id, members, arena, segments)| Owned {
@@ -218,10 +213,7 @@ mod tests {
 
     #[test]
     fn an_inventory_comes_back_as_it_was() {
-        let one = inventory(&[
-            (5, &[0, 1], "tp+cp", &[FREE, USED]),
-            (6, &[0], "of group 6", &[]),
-        ]);
+        let one = inventory(&[(5, &[0, 1], "tp+cp", &[FREE, USED]), (6, &[0], "tp#6", &[])]);
         assert_eq!(Inventory::decode(&one.encode()), Some(one));
         assert_eq!(Inventory::decode(&[0; 12]), None);
     }

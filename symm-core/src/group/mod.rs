@@ -21,9 +21,12 @@ mod prepare;
 mod progress;
 mod rebuild;
 mod reclaim;
+mod run;
 mod shipped;
 pub(crate) mod sleep;
+pub(crate) mod split;
 mod start;
+mod streams;
 pub(crate) mod strict;
 pub(crate) mod table;
 pub(crate) mod tag;
@@ -157,7 +160,9 @@ impl<G: GroupTag, B: Backend> Group<G, B> {
         self.core.name()
     }
 
-    /// The generation of the group: no two groups of a process share one.
+    /// The generation of the group: no two groups of a process share one. Where ranks are threads,
+    /// each rank has another for the same group. The number in messages and snapshots, as in `tp#2`,
+    /// is the world's: the same on all ranks of the group, and of no other group of the world.
     ///
     /// ```
     /// # use symm_core::{Host, World, groups};
@@ -566,12 +571,16 @@ impl<B: Backend> Group<Dyn, B> {
     /// ```
     ///
     /// # Errors
-    /// The group comes back with [`Error::GroupMismatch`].
+    /// The group comes back with [`Error::WrongTag`].
     pub fn downcast<G: GroupTag>(self) -> Result<Group<G, B>, (Self, Error)> {
         match self.core.has_tag::<G>() {
             true => Ok(Group::new(self.core)),
             false => {
-                let error = core::mismatch("downcast", Some(&self.core), G::NAME);
+                let error = Error::WrongTag {
+                    group: self.core.label().into(),
+                    found: self.core.tag_type,
+                    wanted: core::tag_type::<G>(),
+                };
                 Err((self, error))
             }
         }

@@ -124,11 +124,11 @@ fn anew<B: Backend>(rank: &Arc<Rank<B>>, others: &[Inventory], kept: &[Group]) -
     let seat = &rank.seat;
     {
         let mut splits = rank.splits.lock().unwrap_or_else(PoisonError::into_inner);
-        *splits = others
-            .iter()
-            .map(|other| other.splits)
-            .max()
-            .unwrap_or(*splits);
+        // Ranks may have failed at different ones, and no number is used twice.
+        for other in others {
+            splits.made = splits.made.max(other.splits.made);
+            splits.groups = splits.groups.max(other.splits.groups);
+        }
     }
     let trunk = connect(rank, Split::world(seat))?;
     let old = {
@@ -170,7 +170,7 @@ fn relink<B: Backend>(rank: &Arc<Rank<B>>, group: &Arc<GroupCore<B>>, id: u64) -
     };
     let comm = connect(rank, split)?;
     let link = Link::new(
-        group.name(),
+        &group.short_label(),
         rank,
         comm,
         Some(id),

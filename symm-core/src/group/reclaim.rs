@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::core::GroupCore;
-use super::inventory::arena_name;
 use super::world::Rank;
 use crate::backend::Backend;
 use crate::error::Result;
@@ -22,7 +21,8 @@ pub(super) fn reclaim<B: Backend>(rank: &Arc<Rank<B>>, step: u64) -> Result<()> 
     let arenas: BTreeMap<String, Arc<GroupCore<B>>> = rank
         .live_groups()
         .into_iter()
-        .filter_map(|group| Some((arena_name(&group, group.link().split?), group)))
+        .filter(|group| group.link().split.is_some())
+        .map(|group| (group.arena.name().to_owned(), group))
         .collect();
     let mine = arenas.iter().flat_map(|(arena, group)| {
         let names = returns::told(group).into_iter();

@@ -115,7 +115,7 @@ pub struct SegmentMap {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct WindowMap {
-    /// The group, by its name among the rank's, such as `tp#3`.
+    /// The group, by its name in the world, such as `tp#3`: the same on all of its ranks.
     pub group: String,
     /// What became of it.
     pub state: WindowState,

@@ -200,7 +200,7 @@ fn attempt(
     hello.extend((ranks as u32).to_le_bytes());
     stream.write_all(&hello)?;
     let mut answer = [0; MAGIC.len() + 1];
-    stream.read_exact(&mut answer)?;
+    stream.read_exact(&mut answer).map_err(no_answer)?;
     if !answer.starts_with(MAGIC) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
@@ -211,6 +211,19 @@ fn attempt(
     // A stopped relay must not hold a rank for ever.
     stream.set_write_timeout(Some(left))?;
     Ok((stream, answer[MAGIC.len()]))
+}
+
+/// Why there is no answer to a hello: the system's words would not say that somebody is there.
+fn no_answer(error: io::Error) -> io::Error {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof, WouldBlock};
+    let what = match error.kind() {
+        WouldBlock | TimedOut => "something accepted the connection and said nothing",
+        UnexpectedEof | ConnectionReset | ConnectionAborted => {
+            "something accepted the connection and closed it without an answer"
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), what)
 }
 
 /// Hands what arrives to the hub, until the connection ends.

@@ -218,9 +218,13 @@ fn messages_say_where_and_what_to_do<B: Backend>(world: &World<B>) -> Outcome {
             .unwrap_or_default()
     };
     let mismatch = said(b.all_reduce_in_place(&mut x, ReduceOp::Sum));
-    let place = format!("tp#{} (rank {} of {})", b.id(), b.rank(), b.size());
+    let label = format!("{b:?}");
+    let label = label.split('"').nth(1).unwrap_or_default();
+    let place = format!(" (rank {} of {})", b.rank(), b.size());
     ensure!(
-        mismatch.contains(&place)
+        label.starts_with("tp#")
+            && label.ends_with(&place)
+            && mismatch.contains(label)
             && mismatch.contains("all_reduce")
             && mismatch.contains("plain(&buffer)"),
         "{mismatch}"

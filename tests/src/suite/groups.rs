@@ -1,5 +1,6 @@
 //! Groups: who is in them, what tells them apart, and who may use them.
 
+use std::any::type_name;
 use std::thread;
 
 use symm_core::{Backend, Dyn, Error, Group, Path, ReduceOp, Result, SymmBuf, World, symm};
@@ -140,7 +141,13 @@ fn erased_ones_get_their_tag_back<B: Backend>(world: &World<B>) -> Outcome {
         .downcast::<Cp>()
         .err()
         .ok_or_else(|| Failure::new("the wrong tag was accepted"))?;
-    ensure_matches!(error, Error::GroupMismatch { .. });
+    match error {
+        Error::WrongTag { found, wanted, .. } => ensure!(
+            found == type_name::<Tp>() && wanted == type_name::<Cp>(),
+            "{found} and {wanted}"
+        ),
+        other => ensure!(false, "the wrong tag is {other:?}"),
+    }
     // It goes on working meanwhile, with buffers of its own kind.
     let mut x = symm!(group = erased, { erased.from_slice(&[1i64; 9])? })?;
     erased.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
@@ -175,7 +182,9 @@ fn two_of_one_tag_are_told_apart<B: Backend>(world: &World<B>) -> Outcome {
     match b.all_reduce_in_place(&mut x, ReduceOp::Sum) {
         Err(Error::GroupMismatch { buffer, group, .. }) => {
             ensure!(
-                buffer.contains(&format!("#{}", a.id())) && group.contains(&format!("#{}", b.id())),
+                buffer != group
+                    && format!("{a:?}").contains(&*buffer)
+                    && format!("{b:?}").contains(&*group),
                 "{buffer} and {group}"
             );
         }

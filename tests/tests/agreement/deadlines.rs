@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
-use symm_core::{Config, Error, Host, ReduceOp, Result, symm};
+use symm_core::{Config, Dyn, Error, Group, Host, ReduceOp, Result, symm};
 
 use crate::Case;
 use crate::harness::{Rank, cause, config, same_cause};
@@ -19,9 +19,12 @@ pub(crate) const CASES: &[Case] = &[
     ("stays_behind_a_collective", stays_behind_a_collective),
     ("stays_a_lap_behind", stays_a_lap_behind),
     ("stays_away_from_a_capture", stays_away_from_a_capture),
+    ("stays_away_from_a_split", stays_away_from_a_split),
+    ("comes_late_to_a_split", comes_late_to_a_split),
     ("stays_away_from_a_rebuild", stays_away_from_a_rebuild),
     ("leaves_before_a_collective", leaves_before_a_collective),
     ("leaves_before_a_round", leaves_before_a_round),
+    ("leaves_before_a_split", leaves_before_a_split),
     ("panics_before_a_collective", panics_before_a_collective),
 ];
 
@@ -105,6 +108,50 @@ fn stays_away_from_a_capture() -> Result<(), Failed> {
     stays_away(step, &["[1]"])
 }
 
+fn splits(rank: &Rank) -> Result<Group<Dyn, Host>> {
+    rank.world.split_dyn("experts", 0, 0)
+}
+
+fn stays_away_from_a_split() -> Result<(), Failed> {
+    let step = |rank: &Rank| sum_of(&splits(rank)?);
+    stays_away(step, &["[1]", "at world.split #1 of experts:"])
+}
+
+/// Rank 1 comes when the others have given up: it must not go into the split alone. What all split
+/// after the rebuild is one group again.
+fn comes_late_to_a_split() -> Result<(), Failed> {
+    let causes = config().deadline(DEADLINE).run(3, |world| {
+        let rank = Rank::new(world)?;
+        if rank.me() == 1 {
+            let end = Instant::now() + DEADLINE + SLACK;
+            while rank.world.check().is_ok() {
+                assert!(Instant::now() < end, "not told");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let told = splits(&rank).map(drop).unwrap_err();
+        assert!(
+            matches!(told, Error::Timeout { .. } | Error::Poisoned { .. }),
+            "{told:?}"
+        );
+        assert!(matches!(rank.world.check(), Err(Error::Poisoned { .. })));
+        rank.world.rebuild()?;
+        for _ in 0..2 {
+            sum_of(&splits(&rank)?)?;
+        }
+        sum(&rank, 1)?;
+        Ok(cause(&told))
+    })?;
+    same_cause(&causes).map(drop)
+}
+
+fn sum_of(group: &Group<Dyn, Host>) -> Result<()> {
+    let mut x = symm!(group = group, { group.from_slice(&[1.0f32; 8])? })?;
+    group.all_reduce_in_place(&mut x, ReduceOp::Sum)?;
+    assert_eq!(x.to_vec()?, [group.size() as f32; 8]);
+    Ok(())
+}
+
 fn stays_away_from_a_rebuild() -> Result<(), Failed> {
     config().deadline(DEADLINE).run(3, |world| {
         let rank = Rank::new(world)?;
@@ -169,6 +216,15 @@ fn leaves_before_a_collective() -> Result<(), Failed> {
 fn leaves_before_a_round() -> Result<(), Failed> {
     let step = |rank: &Rank| symm!(group = rank.tp, { drop(rank.tp.zeros::<u8>(64 << 20)?) });
     leaves(&config(), step, || Ok(()), "it left")
+}
+
+fn leaves_before_a_split() -> Result<(), Failed> {
+    leaves(
+        &config(),
+        |rank| splits(rank).map(drop),
+        || Ok(()),
+        "it left",
+    )
 }
 
 fn panics_before_a_collective() -> Result<(), Failed> {

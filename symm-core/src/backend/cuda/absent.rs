@@ -108,7 +108,7 @@ impl Driver for Cuda {
         fn version(comm: &Never) -> u32;
         fn register(device: &Never, &Never, &Never) -> Result<Option<Never>>;
         fn deregister(device: &Never, &Never, Never) -> Result<()>;
-        fn kernels_of_all(device: &Never, &Never) -> Result<Option<bool>>;
+        fn kernels_of_all(comm: &Never) -> Option<fn(&Never, &Never) -> Result<bool>>;
         fn symmetric_kernels(device: &Never, &Never, &Never) -> Result<bool>;
         fn window_handle(window: &Never) -> *mut c_void;
         fn peer_address(comm: &Never, &Never, u64, usize) -> Result<Option<u64>>;

@@ -173,8 +173,8 @@ impl Driver for Cuda {
         comm.version()
     }
 
-    fn kernels_of_all(device: &Device, comm: &Comm) -> Result<Option<bool>> {
-        kernels::of_all(device, comm)
+    fn kernels_of_all(comm: &Comm) -> Option<fn(&Device, &Comm) -> Result<bool>> {
+        kernels::can_tell_of_all(comm).then_some(kernels::of_all)
     }
 
     fn register(device: &Device, comm: &Comm, segment: &Segment) -> Result<Option<Window>> {

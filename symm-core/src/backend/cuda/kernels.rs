@@ -67,19 +67,21 @@ pub fn kernel_names<E: From<Error>>(
     Ok(kernels.filter_map(name).collect())
 }
 
+/// Whether [`of_all`] has an answer for the communicator.
+pub(super) fn can_tell_of_all(comm: &Comm) -> bool {
+    comm.size() > 1 && nodes::can_name_kernels()
+}
+
 /// The same without a segment, for a communicator on which nothing is ever launched.
 ///
 /// Once something was captured on a communicator, NCCL orders each of its launches with graphs, by
 /// two calls of the driver: 1.5 us (`everCaptured` in `strongstream.cc`). So the question is asked of
 /// the world's communicator, and of a group's own only where the world's answer says nothing.
-pub(super) fn of_all(device: &Device, comm: &Comm) -> Result<Option<bool>> {
-    if comm.size() == 1 || !nodes::can_name_kernels() {
-        return Ok(None);
-    }
+pub(super) fn of_all(device: &Device, comm: &Comm) -> Result<bool> {
     let segment = memory::alloc_segment(device, SEGMENT_GRANULE)?;
     let found = on_segment(device, comm, &segment);
     let freed = memory::free_segment(device, segment);
-    found.and_then(|found| freed.map(|()| Some(found)))
+    found.and_then(|found| freed.map(|()| found))
 }
 
 fn on_segment(device: &Device, comm: &Comm, segment: &Segment) -> Result<bool> {

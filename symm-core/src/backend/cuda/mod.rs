@@ -20,7 +20,7 @@
 //! NCCL's own variables must be equal on all ranks.
 //!
 //! # With cudarc
-//! [`cudarc`] is re-exported. `World::<Cuda>::stream` is its `Arc<CudaStream>`, and this crate's
+//! [`cudarc`](https://docs.rs/cudarc) is re-exported. `World::<Cuda>::stream` is its `Arc<CudaStream>`, and this crate's
 //! buffers and views are arguments of its kernels, copies and libraries, ordered with the streams
 //! that use them: they implement `DevicePtr`, `DevicePtrMut`, `DeviceSlice` and `PushKernelArg`.
 //!

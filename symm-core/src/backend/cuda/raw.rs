@@ -12,7 +12,8 @@ impl<G: GroupTag> Group<G, Cuda> {
     /// A group over an existing communicator, for programs that have their own. The communicator
     /// stays theirs: dropping the group deregisters its windows and no more.
     /// [`members`](Group::members) numbers the ranks of the communicator, since it knows no world
-    /// ranks.
+    /// ranks. In messages the rank's first such group is `tp#raw1`: make them in one order on all
+    /// ranks, and each has one name.
     ///
     /// ```no_run
     /// # use symm_core::{Cuda, Group, ReduceOp, Result, World, groups, symm};

@@ -186,6 +186,20 @@ fn strangers_and_other_worlds_are_refused() {
             "{alone:?}"
         );
     });
+    // Connections wait in its queue, and nobody takes them; or somebody does, and hangs up.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let port = silent.local_addr().expect("bound").port();
+    let says = |words: &str| {
+        let refused = Rendezvous::connect(1, 2, "127.0.0.1", port, Duration::from_millis(500));
+        let Err(Error::Rendezvous { why, .. }) = &refused else {
+            panic!("{refused:?}")
+        };
+        assert!(why.contains(words), "{why}");
+    };
+    says("something accepted the connection and said nothing");
+    thread::spawn(move || silent.incoming().for_each(drop));
+    // The last attempt may end before the other side has looked.
+    says("something accepted the connection and ");
     let nobody = Rendezvous::connect(1, 2, "127.0.0.1", free_port(), Duration::from_millis(50));
     assert!(
         matches!(nobody, Err(Error::Rendezvous { .. })),
