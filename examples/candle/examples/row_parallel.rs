@@ -19,6 +19,8 @@ groups! {
     pub Tp = "tp";
 }
 
+/// Where nobody says how many.
+const RANKS: usize = 4;
 const WIDTH: usize = 64;
 const INNER: usize = 256;
 
@@ -28,9 +30,9 @@ struct Options {
     /// Where the ranks run
     #[arg(long, value_enum, default_value_t = On::Host)]
     backend: On,
-    /// Ranks
-    #[arg(long, default_value_t = 4)]
-    ranks: usize,
+    /// Ranks; by default 4, and at most one a GPU
+    #[arg(long)]
+    ranks: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -165,12 +167,16 @@ where
     })
 }
 
+fn gpus() -> symm_core::Result<usize> {
+    Ok(Cuda::probe().driver?.devices.len())
+}
+
 fn run(options: &Options) -> symm_core::Result<Vec<Found>> {
     match options.backend {
-        On::Host => World::<Host>::run(options.ranks, |world| {
+        On::Host => World::<Host>::run(options.ranks.unwrap_or(RANKS), |world| {
             rank(&world, &Device::Cpu).map_err(candle)
         }),
-        On::Cuda => World::<Cuda>::run(options.ranks, |world| {
+        On::Cuda => World::<Cuda>::run(options.ranks.unwrap_or(gpus()?.min(RANKS)), |world| {
             let device = Device::new_cuda_with_stream(world.rank()).map_err(candle)?;
             rank(&world, &device).map_err(candle)
         }),

@@ -96,7 +96,7 @@ pub fn run(options: &Options) -> Report {
 
 fn try_host(report: &mut Report, options: &Options) {
     let ranks = report.ranks;
-    report.windows = Step::here(|emit| windows::run(&config::<Host>(), ranks, emit));
+    report.windows = Step::here(|emit| windows::run(&on_windows::<Host>(), ranks, emit));
     report.collectives = Step::here(|emit| {
         let cache = std::env::temp_dir().join(format!("symm-doctor-cache-{}", std::process::id()));
         // The host has no time of its own.
@@ -169,11 +169,16 @@ fn config<B: Backend>() -> Config<B> {
         .strict(false)
 }
 
+/// Whatever a calibration said is faster.
+fn on_windows<B: Backend>() -> Config<B> {
+    config().tuned(false)
+}
+
 /// In a process of its own: runs one step on GPUs, and tells the parent what it finds.
 pub fn child(task: Task, options: &Options) -> ExitCode {
     let ranks = options.ranks.unwrap_or(1);
     let ended = match task {
-        Task::Windows => step::aloud(|emit| windows::run(&config::<Cuda>(), ranks, emit)),
+        Task::Windows => step::aloud(|emit| windows::run(&on_windows::<Cuda>(), ranks, emit)),
         Task::Collectives => step::aloud(|emit| on_gpus(ranks, !options.quick, emit)),
     };
     match ended {
