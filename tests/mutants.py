@@ -137,7 +137,7 @@ MUTANTS = {
         "    }\n"
         "}\n"
         "impl<T: Element, G: GroupTag, B: Backend> Deref for SymmBuf<T, G, B> {",
-        ["--test", "compile_fail"],
+        ["-p", "symm-tests-ui", "--test", "compile_fail"],
     ),
     # A graph does not keep the buffers from outside that it uses.
     "no-lease": (

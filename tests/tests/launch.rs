@@ -362,8 +362,20 @@ fn a_rank_is_killed() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Whether this process, and so what it starts, ignores the signal, as shells have it of what they
+/// run in the background. Programs leave it so.
+fn is_ignored(signal: Signal) -> Result<bool, Failed> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = u64::from_str_radix(mask.ok_or("no SigIgn")?.trim(), 16)?;
+    Ok(mask >> (signal.as_raw() - 1) & 1 == 1)
+}
+
 fn the_parent_is_told_to_end() -> Result<(), Failed> {
     for signal in [Signal::TERM, Signal::INT] {
+        if is_ignored(signal)? {
+            continue;
+        }
         let running = Running::start("sleeps")?;
         let ranks = running.ranks()?;
         kill_process(Pid::from_child(&running.child), signal)?;
