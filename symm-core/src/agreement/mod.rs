@@ -20,7 +20,7 @@ pub(crate) mod limits;
 pub(crate) mod pairs;
 pub(crate) mod poison;
 pub(crate) mod record;
-mod release;
+pub(crate) mod release;
 pub(crate) mod ring;
 mod sync;
 #[cfg(test)]

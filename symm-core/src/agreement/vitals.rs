@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::gate::{Gate, Launching};
 use super::group::Agreement;
 use super::limits::Limits;
-pub(crate) use super::release::RETURN;
 use super::release::Released;
 use super::watchdog;
 use super::world::WorldBoard;

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use super::memory::Owned;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
-use crate::capture::active;
+use crate::capture::uses;
 use crate::error::Result;
 
 /// One graph's side of its leases: the stream it is launched on, and what its next launch has to
@@ -174,7 +174,7 @@ impl<B: Backend> Lease<B> {
     pub(crate) fn outlive(&self, memory: Owned<B>) {
         self.gone.set(true);
         match self.holders.borrow().is_empty() {
-            true => active::free(memory, &self.streams.borrow()),
+            true => uses::free(memory, &self.streams.borrow()),
             false => *self.orphan.borrow_mut() = Some(memory),
         }
     }

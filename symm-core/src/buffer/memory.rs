@@ -19,8 +19,8 @@ use super::uses::Extras;
 use crate::StaysOnItsThread;
 use crate::backend::Backend;
 use crate::backend::driver::Access;
-use crate::capture::active;
 use crate::capture::arena::{GraphArena, GraphBlock};
+use crate::capture::{active, uses};
 use crate::error::{Error, Result};
 use crate::group::core::GroupCore;
 use crate::group::world::Rank;
@@ -446,7 +446,7 @@ fn free<B: Backend>(mut owned: Owned<B>) {
     let extras = owned.extras.get_mut();
     match extras.and_then(|extras| extras.lease.take()) {
         Some(lease) => lease.outlive(owned),
-        None => active::free(owned, &[]),
+        None => uses::free(owned, &[]),
     }
 }
 

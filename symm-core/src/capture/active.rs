@@ -12,7 +12,6 @@ use super::arena::Miss;
 use super::pool::PoolState;
 use super::stats::CapturedCall;
 use super::uses::Uses;
-pub(crate) use super::uses::free;
 use super::{Pass, compare, graph};
 use crate::backend::{Backend, defects};
 use crate::buffer::lease::{Holder, Lease};

@@ -29,7 +29,7 @@ mod order;
 mod pool;
 mod prime;
 mod stats;
-mod uses;
+pub(crate) mod uses;
 
 pub use graph::Graph;
 pub use guard::Capture;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::communicator::Communicator;
 use super::world::Rank;
-use crate::agreement::vitals::RETURN;
+use crate::agreement::release::RETURN;
 use crate::agreement::watched::{Ended, watched};
 use crate::backend::Backend;
 use crate::backend::driver::Split;

@@ -16,7 +16,7 @@ use super::communicator::Communicator;
 use super::core::GroupCore;
 use super::world::{Rank, World};
 use crate::agreement::record::{ArenaMark, What};
-use crate::agreement::vitals::RETURN;
+use crate::agreement::release::RETURN;
 use crate::agreement::watched::{Ended, watched};
 use crate::backend::Backend;
 use crate::capture::active;

@@ -12,7 +12,7 @@ use super::returns;
 use super::statement::{Statement, Totals};
 use crate::agreement::group::ScopeMark;
 use crate::agreement::record::{ArenaMark, What};
-use crate::agreement::vitals::RETURN;
+use crate::agreement::release::RETURN;
 use crate::agreement::watched::{Ended, watched};
 use crate::backend::Backend;
 use crate::capture::active;
